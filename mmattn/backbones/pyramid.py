@@ -1,0 +1,107 @@
+"""What the backbones share: a stem, stages with a downsampling before each but the first, a norm per output."""
+from mmengine.model import BaseModule
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmattn.layers import LayerNorm2d
+
+
+def resolve_arch(arch, presets):
+    """Stages of a named architecture, or the given ones.
+
+    Args:
+        arch (str | Sequence[dict]): a key of `presets`, or one dict per stage.
+        presets (dict[str, Sequence[dict]]): the named architectures.
+
+    Returns:
+        Sequence[dict]
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if not isinstance(arch, str):
+        return arch
+    if arch not in presets:
+        raise ValueError(f'arch={arch!r} is unknown; choose one of {", ".join(presets)}, or give a list of stages')
+    return presets[arch]
+
+
+class Stage(nn.Module):
+    """Blocks one after the other; `with_cp` recomputes each block in the backward pass instead of storing it."""
+
+    def __init__(self, blocks, with_cp=False):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x):
+        for block in self.blocks:
+            if self.with_cp and self.training and x.requires_grad:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+class Pyramid(BaseModule):
+    """Base of the backbones: (B, 3, H, W) images in, one map per chosen stage out.
+
+    Stages behind the last of `out_indices` are not built, so that every parameter gets a gradient.
+
+    Args:
+        stem (nn.Module): image -> input of the first stage.
+        stages (list[nn.Module]): the stages.
+        downsamples (list[nn.Module]): `downsamples[i]` leads from stage i to stage i + 1.
+        dims (list[int]): channels of each stage.
+        out_indices (Sequence[int]): stages to return, ascending.
+        frozen_stages (int): -1 trains everything; n >= 0 freezes the stem and the first n stages, with what leads
+            into them, and keeps them in eval mode.
+        norm_eval (bool): keep batch norms in eval mode during training.
+        out_norm (bool): layer norm on each returned map, as the published detectors and segmentors have.
+        init_cfg (dict | None): initialization as MMEngine describes it.
+    """
+
+    def __init__(self, stem, stages, downsamples, dims, out_indices, frozen_stages=-1, norm_eval=False, out_norm=True,
+                 init_cfg=None):
+        super().__init__(init_cfg)
+        out_indices = tuple(out_indices)
+        if not out_indices or list(out_indices) != sorted(set(out_indices)) or not (
+                0 <= out_indices[0] <= out_indices[-1] < len(stages)):
+            raise ValueError(f'out_indices={out_indices} must be ascending stage numbers from 0 to {len(stages) - 1}')
+        if not -1 <= frozen_stages <= len(stages):
+            raise ValueError(f'frozen_stages={frozen_stages} is outside -1 to {len(stages)}')
+        self.out_indices = out_indices
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.stem = stem
+        self.stages = nn.ModuleList(stages[:out_indices[-1] + 1])
+        self.downsamples = nn.ModuleList(downsamples[:out_indices[-1]])
+        self.norms = nn.ModuleDict({str(i): LayerNorm2d(dims[i]) if out_norm else nn.Identity() for i in out_indices})
+        self._freeze()
+
+    def forward(self, x):
+        outs = []
+        x = self.stem(x)
+        for i, stage in enumerate(self.stages):
+            x = stage(self.downsamples[i - 1](x) if i else x)
+            if i in self.out_indices:
+                outs.append(self.norms[str(i)](x))
+        return tuple(outs)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self):
+        frozen = [self.stem] if self.frozen_stages >= 0 else []
+        for i in range(min(self.frozen_stages, len(self.stages))):
+            frozen += [self.stages[i], *([self.downsamples[i - 1]] if i else []),
+                       *([self.norms[str(i)]] if i in self.out_indices else [])]
+        for module in frozen:
+            module.eval().requires_grad_(False)

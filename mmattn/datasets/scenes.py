@@ -1,0 +1,152 @@
+"""Generated scenes: coloured, textured shapes that cover each other, with boxes, masks and semantic maps.
+
+    python -m mmattn.datasets.scenes data/scenes
+
+writes one set of images in two formats at once:
+
+    images/{training,validation}/00000.png
+    annotations/instances_{training,validation}.json     COCO: a box and an RLE mask for each visible shape
+    annotations/{training,validation}/00000.png          ADE20K: 0 unlabelled, 1 background, 2 and up the classes
+
+Every scene depends on the seed, the split and its number only, so two machines draw the same pixels.
+"""
+import argparse
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_utils
+from tqdm import tqdm
+
+CLASSES = ('disk', 'square', 'triangle', 'star', 'cross')
+SEED = 2026
+SPLITS = {'training': 1200, 'validation': 120}
+SIZE = (128, 160)       # (height, width) in pixels
+SHAPES = (2, 6)         # fewest and most shapes in a scene
+RADIUS = (12, 34)       # smallest and largest circumscribed radius in pixels
+VISIBLE = 0.25          # a shape keeps its label while this share of it can be seen
+
+
+def outline(kind, center, radius, angle):
+    """Corners of a shape.
+
+    Args:
+        kind (str): one of `CLASSES`.
+        center (tuple[float, float]): (x, y) in pixels.
+        radius (float): distance of the farthest corner from the center, in pixels.
+        angle (float): rotation in radians.
+
+    Returns:
+        ndarray: (P, 2) float corners, (x, y) in pixels.
+    """
+    if kind == 'cross':
+        arm = np.array([(1, .35), (.35, .35), (.35, 1), (-.35, 1), (-.35, .35), (-1, .35)]) / np.hypot(1, .35)
+        corners = np.concatenate([arm, -arm])
+    else:
+        count, inner = {'disk': (48, 1), 'square': (4, 1), 'triangle': (3, 1), 'star': (10, .45)}[kind]
+        turn = np.arange(count) * 2 * np.pi / count
+        length = np.where(np.arange(count) % 2, inner, 1.0)
+        corners = np.stack([np.cos(turn) * length, np.sin(turn) * length], 1)
+    cos, sin = np.cos(angle), np.sin(angle)
+    return corners @ np.array([[cos, sin], [-sin, cos]]) * radius + center
+
+
+def texture(rng, size):
+    """A surface: two related colours mixed by stripes, checks, spots or a smooth ramp, with noise.
+
+    Returns:
+        ndarray: (H, W, 3) float32, 0 to 255.
+    """
+    y, x = np.mgrid[:size[0], :size[1]].astype(np.float32)
+    angle, period, phase = rng.uniform(0, np.pi), rng.uniform(5, 16), rng.uniform(0, 2 * np.pi)
+    u = (x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period + phase
+    v = (y * np.cos(angle) - x * np.sin(angle)) * 2 * np.pi / period
+    mix = (np.sin(u), np.sign(np.sin(u) * np.sin(v)), np.sin(u) * np.sin(v), np.sin(u / 6))[rng.integers(4)]
+    base = rng.uniform(30, 225, 3)
+    other = np.clip(base + rng.uniform(-70, 70, 3), 0, 255)
+    mix = mix[..., None] / 2 + 0.5
+    return (base * mix + other * (1 - mix) + rng.normal(0, 6, (*size, 3))).astype(np.float32)
+
+
+def scene(split, number, size=SIZE, seed=SEED):
+    """Draw one scene.
+
+    Args:
+        split (str): a key of `SPLITS`.
+        number (int): which scene of the split.
+        size (tuple[int, int]): (height, width) in pixels.
+        seed (int): seed of the whole data set.
+
+    Returns:
+        tuple[ndarray, ndarray, ndarray]: image (H, W, 3) uint8 BGR; labels (N,) indices into `CLASSES`, far to
+        near; masks (N, H, W) bool, the visible part of each shape.
+    """
+    rng = np.random.default_rng([seed, list(SPLITS).index(split), number])
+    image = texture(rng, size)
+    labels, visible, areas = [], [], []
+    for _ in range(rng.integers(SHAPES[0], SHAPES[1] + 1)):
+        label = int(rng.integers(len(CLASSES)))
+        radius = rng.uniform(*RADIUS)
+        center = rng.uniform(0.6 * radius, np.array(size[::-1]) - 0.6 * radius)
+        corners = outline(CLASSES[label], center, radius, rng.uniform(0, 2 * np.pi))
+        surface = texture(rng, size)
+        mask = np.zeros(size, np.uint8)
+        cv2.fillPoly(mask, [np.round(corners * 16).astype(np.int32)], 1, shift=4)
+        mask = mask > 0
+        if any((seen & ~mask).sum() < VISIBLE * area for seen, area in zip(visible, areas)):
+            continue                            # it would hide another shape: leave it out
+        image = np.where(mask[..., None], surface, image)
+        visible = [seen & ~mask for seen in visible] + [mask]
+        labels.append(label)
+        areas.append(mask.sum())
+    image = cv2.GaussianBlur(np.clip(image, 0, 255).astype(np.uint8), (3, 3), 0.6)
+    return image, np.array(labels), np.array(visible)
+
+
+def semantic_map(labels, masks):
+    """ADE20K label map of a scene: 1 is background, `CLASSES[i]` is i + 2; 0, 'unlabelled', does not occur."""
+    label_map = np.ones(masks.shape[1:], np.uint8)
+    for label, mask in zip(labels, masks):
+        label_map[mask] = label + 2
+    return label_map
+
+
+def coco_annotations(image_id, labels, masks, first_id):
+    """COCO annotations of a scene: box (x, y, width, height) in pixels and run-length mask of what is visible."""
+    annotations = []
+    for i, (label, mask) in enumerate(zip(labels, masks)):
+        rle = mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
+        annotations.append(dict(
+            id=first_id + i, image_id=image_id, category_id=int(label) + 1, iscrowd=0, area=int(mask.sum()),
+            bbox=mask_utils.toBbox(rle).tolist(), segmentation=dict(size=rle['size'], counts=rle['counts'].decode())))
+    return annotations
+
+
+def write(root, splits=SPLITS, size=SIZE, seed=SEED):
+    """Draw the data set into a folder, in the layout at the head of this file; existing files are replaced."""
+    root = Path(root)
+    for split, count in splits.items():
+        for folder in ('images', 'annotations'):
+            (root / folder / split).mkdir(parents=True, exist_ok=True)
+        coco = dict(images=[], annotations=[],
+                    categories=[dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)])
+        for number in tqdm(range(count), f'drawing {split} scenes', mininterval=1):
+            image, labels, masks = scene(split, number, size, seed)
+            name = f'{number:05}.png'
+            _save(root / 'images' / split / name, image)
+            _save(root / 'annotations' / split / name, semantic_map(labels, masks))
+            coco['images'].append(dict(id=number, file_name=name, height=size[0], width=size[1]))
+            coco['annotations'] += coco_annotations(number, labels, masks, len(coco['annotations']) + 1)
+        (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(coco))
+
+
+def _save(path, image):
+    if not cv2.imwrite(str(path), image):
+        raise OSError(f'could not write {path}')
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description='Draw the demo data set in COCO and ADE20K formats.')
+    parser.add_argument('root', help='folder to write to, for example data/scenes')
+    write(parser.parse_args().root)

@@ -1,0 +1,77 @@
+"""Pixels and normalised coordinates, in float32 whatever the precision around them.
+
+A point is (y, x). Normalised coordinates put -1 and 1 on the centres of the first and last pixel when an image
+is read (`sample`). The two generations of DAT place their reference points on that scale differently:
+
+=============  =====================================  ===============================
+convention     reference of key i of n                 reference of query i of n
+=============  =====================================  ===============================
+``'dat'``      2 (i + 0.5) / n - 1                     2 (i + 0.5) / n - 1
+``'dat_pp'``   2 (i + 0.5) / (n - 1) - 1               2 i / (n - 1) - 1
+=============  =====================================  ===============================
+
+so 'dat' (CVPR 2022) counts -1 as the outer edge of the first pixel, and 'dat_pp' (DAT++) shifts every key by half
+a cell. Published weights need the convention that they were trained with.
+"""
+import torch
+import torch.nn.functional as F
+
+CONVENTIONS = ('dat', 'dat_pp')
+
+
+def check_convention(convention):
+    """Raise ValueError unless `convention` is one of `CONVENTIONS`."""
+    if convention not in CONVENTIONS:
+        raise ValueError(f'convention={convention!r} is unknown; choose one of {", ".join(CONVENTIONS)}')
+
+
+def spans(size, convention):
+    """Number of cells that the range [-1, 1] covers along each side.
+
+    Args:
+        size (tuple[int, int]): (height, width) of a map.
+        convention (str): 'dat' counts pixels, 'dat_pp' the gaps between them. At least 1 either way.
+
+    Returns:
+        tuple[int, int]: cells along y and x.
+    """
+    check_convention(convention)
+    return tuple(n if convention == 'dat' else max(n - 1, 1) for n in size)
+
+
+def key_grid(size, convention, device=None):
+    """Reference points of the keys, one per cell of a (height, width) grid.
+
+    Returns:
+        Tensor: (height, width, 2) float32, (y, x) in normalised coordinates.
+    """
+    return _grid(size, 0.5, convention, device)
+
+
+def query_grid(size, convention, device=None):
+    """Positions of the queries of a (height, width) map, as the position bias counts them.
+
+    Returns:
+        Tensor: (height, width, 2) float32, (y, x) in normalised coordinates.
+    """
+    return _grid(size, 0.5 if convention == 'dat' else 0.0, convention, device)
+
+
+def _grid(size, start, convention, device):
+    axes = [(torch.arange(n, dtype=torch.float32, device=device) + start) * (2 / span) - 1
+            for n, span in zip(size, spans(size, convention))]
+    return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1)
+
+
+def sample(x, points):
+    """Read a map at points by bilinear interpolation; outside the map it is zero.
+
+    Args:
+        x (Tensor): (B, C, H, W).
+        points (Tensor): (B, Hk, Wk, 2), (y, x) normalised; -1 and 1 are the centres of the first and last pixel.
+
+    Returns:
+        Tensor: (B, C, Hk, Wk), in the dtype of `x`.
+    """
+    grid = points.flip(-1)
+    return F.grid_sample(x.to(grid.dtype), grid, mode='bilinear', align_corners=True).to(x.dtype)

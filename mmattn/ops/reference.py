@@ -1,0 +1,68 @@
+"""The formulas written out, slow and obvious: what tests and benchmarks compare with. Never chosen by itself."""
+import torch
+
+
+def attention(q, k, v, bias=None):
+    """softmax(q k^T / sqrt(d) + bias) v. Shapes as in `mmattn.ops.attention.attention`."""
+    logits = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
+    if bias is not None:
+        logits = logits + bias
+    weights = (logits - logits.amax(-1, keepdim=True)).exp()
+    return (weights / weights.sum(-1, keepdim=True)) @ v
+
+
+def bilinear(x, points):
+    """x(p) = sum over pixels r of max(0, 1 - |p_y - r_y|) max(0, 1 - |p_x - r_x|) x(r) (DAT, eq. 6).
+
+    Args:
+        x (Tensor): (B, C, H, W).
+        points (Tensor): (B, ..., 2), (y, x); -1 and 1 are the centres of the first and last pixel.
+
+    Returns:
+        Tensor: (B, C, ...).
+    """
+    batch, channels, height, width = x.shape
+    flat = (points.reshape(batch, -1, 2) + 1) / 2 * points.new_tensor([height - 1, width - 1])
+    weight_y = (1 - (flat[..., :1] - torch.arange(height)).abs()).clamp(min=0)      # (B, P, H)
+    weight_x = (1 - (flat[..., 1:] - torch.arange(width)).abs()).clamp(min=0)       # (B, P, W)
+    out = torch.einsum('bph, bchw, bpw -> bcp', weight_y, x, weight_x)
+    return out.reshape(batch, channels, *points.shape[1:-1])
+
+
+def deformable_attention(q, k, v, points, table, queries):
+    """Deformable attention head by head. q (B, h, N, d), k and v (B, h, K, d), points (B, G, K, 2), table
+    (h, Ty, Tx), queries (N, 2); returns (B, h, N, d)."""
+    heads, groups = q.shape[1], points.shape[1]
+    out = []
+    for head in range(heads):
+        group = head // (heads // groups)
+        displacement = (queries[None, :, None] - points[:, group, None]) / 2        # (B, N, K, 2)
+        bias = bilinear(table[head].expand(len(q), 1, -1, -1), displacement)[:, 0]
+        out.append(attention(q[:, head], k[:, head], v[:, head], bias))
+    return torch.stack(out, 1)
+
+
+def window_attention(q, k, v, table, window, shift=0):
+    """Attention inside windows, one query at a time.
+
+    Args:
+        q, k, v (Tensor): (h, H, W, d), H and W multiples of the window.
+        table (Tensor): (2 height - 1, 2 width - 1, h) bias by relative position query - key.
+        window (tuple[int, int]): (height, width).
+        shift (int): windows start at (shift, shift), those cut by the border are left cut.
+
+    Returns:
+        Tensor: (h, H, W, d).
+    """
+    heads, height, width, _ = q.shape
+    out = torch.empty_like(q)
+    for y in range(height):
+        for x in range(width):
+            rows = [r for r in range(height) if (r - shift) // window[0] == (y - shift) // window[0]]
+            cols = [c for c in range(width) if (c - shift) // window[1] == (x - shift) // window[1]]
+            keys = [(r, c) for r in rows for c in cols]
+            for head in range(heads):
+                index = tuple(zip(*keys))
+                bias = torch.stack([table[y - r + window[0] - 1, x - c + window[1] - 1, head] for r, c in keys])
+                out[head, y, x] = attention(q[head, y, x][None], k[head][index], v[head][index], bias)[0]
+    return out

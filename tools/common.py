@@ -1,0 +1,150 @@
+"""What train.py and test.py share: the options, reading a config, and checks that fail in one line before any work."""
+import os
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmattn.openmmlab import DISTRIBUTIONS, require
+
+CFG_OPTIONS_HELP = ('settings to override, key=value pairs separated by spaces; nested keys with dots, lists as '
+                    'key="[a,b]", for example train_dataloader.batch_size=4')
+
+
+class UsageError(Exception):
+    """Something the user can put right; the message says what, and ends the program in one line."""
+
+
+def run(main):
+    """Call `main()`; a UsageError becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except UsageError as error:
+        sys.stderr.write(f'error: {" ".join(str(error).split())}\n')
+        sys.exit(2)
+
+
+def add_common_options(parser):
+    """The options that mmdet's and mmseg's own scripts share."""
+    from mmengine.config import DictAction
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go; default work_dirs/<name of the config>')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help=CFG_OPTIONS_HELP)
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
+                        help='how several processes were started')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by older launchers')
+
+
+def load_config(args):
+    """Read the config, apply the options, choose the work directory.
+
+    Raises:
+        UsageError: the file is missing, does not parse, or needs a package that is not installed.
+    """
+    from mmengine.config import Config
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise UsageError(f'config not found: {Path(args.config).absolute()}')
+    try:
+        cfg = Config.fromfile(args.config)
+    except ImportError as error:
+        missing = [module for module in DISTRIBUTIONS if module in str(error) and find_spec(module) is None]
+        try:
+            require(*missing)
+        except ImportError as advice:
+            error = advice
+        raise UsageError(f'{args.config}: {error}') from error
+    except (FileNotFoundError, SyntaxError, KeyError, TypeError) as error:
+        raise UsageError(f'{args.config} cannot be read: {error}') from error
+    cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    return cfg
+
+
+def check_data(cfg, *splits):
+    """Check that the annotation files and image folders of the given splits exist.
+
+    Args:
+        cfg (Config): the whole config.
+        *splits (str): 'train', 'val', 'test'; a split that the config lacks is skipped.
+
+    Raises:
+        UsageError: naming the first path that is missing and the setting it came from.
+    """
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        for key, dataset in _datasets(loader, f'{split}_dataloader') if loader else ():
+            root = dataset.get('data_root') or ''
+            wanted = {'ann_file': dataset.get('ann_file')}
+            wanted.update({f'data_prefix.{k}': v for k, v in (dataset.get('data_prefix') or {}).items()})
+            for name, value in wanted.items():
+                _check_exists(f'{key}.{name}', os.path.join(root, value) if value else None,
+                              f'{key}.data_root={root!r}')
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+            _check_exists(f'{split}_evaluator.ann_file', evaluator.get('ann_file'), '')
+
+
+def _datasets(node, key):
+    """Every innermost dataset below a dataloader, with its key in the config."""
+    for name in ('dataset', 'datasets'):
+        inner = node.get(name)
+        if isinstance(inner, dict):
+            yield from _datasets(inner, f'{key}.{name}')
+        elif inner:
+            for i, one in enumerate(inner):
+                yield from _datasets(one, f'{key}.{name}.{i}')
+    if not node.get('dataset') and not node.get('datasets'):
+        yield key, node
+
+
+def _check_exists(key, path, setting):
+    if path and '://' not in path and not os.path.exists(path):
+        advice = f'; put the data there, link it, or change {setting} with --cfg-options' if setting else ''
+        raise UsageError(f'data not found: {Path(path).absolute()} ({key}){advice}')
+
+
+def check_checkpoint(path):
+    """Check that a local file is one that torch.save wrote, whole.
+
+    Raises:
+        UsageError: it is missing, empty, cut short, or something else.
+    """
+    if '://' in str(path):
+        return
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UsageError(f'checkpoint not found: {path.absolute()}')
+    with path.open('rb') as file:
+        start = file.read(16)
+    if start.startswith(b'PK') and not zipfile.is_zipfile(path):
+        raise UsageError(f'checkpoint {path.absolute()} is cut short: {path.stat().st_size} bytes without an end')
+    if not start.startswith((b'PK', b'\x80')):      # zip, or the pickle of older torch versions
+        raise UsageError(f'checkpoint {path.absolute()} is not a PyTorch file: it starts with {start!r}')
+
+
+def check_pretrained(node):
+    """Check every local file that an `init_cfg=dict(type='Pretrained', …)` below a config node names."""
+    if isinstance(node, dict):
+        if node.get('type') == 'Pretrained' and node.get('checkpoint'):
+            check_checkpoint(node['checkpoint'])
+        for value in node.values():
+            check_pretrained(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            check_pretrained(value)
+
+
+def build_runner(cfg):
+    """Build MMEngine's runner, the model with it.
+
+    Raises:
+        UsageError: a class refused its arguments or is not registered.
+    """
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+    try:
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    except (ValueError, KeyError, ImportError) as error:
+        raise UsageError(error.args[0] if error.args else error) from error
