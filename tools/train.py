@@ -2,8 +2,16 @@
 import argparse
 import os
 
-from common import (UsageError, add_common_options, build_runner, check_checkpoint, check_data, check_pretrained,
-                    load_config, run)
+from common import (
+    UsageError,
+    add_common_options,
+    build_runner,
+    check_checkpoint,
+    check_data,
+    check_pretrained,
+    load_config,
+    run,
+)
 
 
 def parse_args():

@@ -1,10 +1,10 @@
 """Vision Transformer with Deformable Attention (Xia et al., CVPR 2022, arXiv:2201.00520)."""
 from dataclasses import dataclass
+from itertools import pairwise
 
-import torch
 from torch import nn
 
-from mmattn.backbones.pyramid import Pyramid, Stage, resolve_arch
+from mmattn.backbones.pyramid import Pyramid, Stage, linear_rates, resolve_arch
 from mmattn.layers import MLP, DeformableAttention, DropPath, LayerNorm2d, LocalAttention, ShiftedWindowAttention
 from mmattn.registry import MODELS
 
@@ -116,7 +116,7 @@ class DAT(Pyramid):
                  with_cp=False, out_norm=True, init_cfg=None):
         specs = [DATStage(**stage) for stage in resolve_arch(arch, self.arch_zoo)]
         dims = [spec.embed_dims for spec in specs]
-        rates = iter(torch.linspace(0, drop_path_rate, sum(len(spec.blocks) for spec in specs)).tolist())
+        rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))
         stages = []
         for i, spec in enumerate(specs):
             table_size = max(pretrain_img_size // (patch_size * 2 ** i), 1)
@@ -127,7 +127,7 @@ class DAT(Pyramid):
         super().__init__(
             stem=Downsample(in_channels, dims[0], patch_size),
             stages=stages,
-            downsamples=[Downsample(*pair, 2, bias=False) for pair in zip(dims, dims[1:])],
+            downsamples=[Downsample(*pair, 2, bias=False) for pair in pairwise(dims)],
             dims=dims, out_indices=out_indices, frozen_stages=frozen_stages, norm_eval=norm_eval, out_norm=out_norm,
             init_cfg=init_cfg)
 

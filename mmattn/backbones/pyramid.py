@@ -27,6 +27,11 @@ def resolve_arch(arch, presets):
     return presets[arch]
 
 
+def linear_rates(last, count):
+    """`count` stochastic depth rates, rising linearly from 0 to `last`."""
+    return [last * i / max(count - 1, 1) for i in range(count)]
+
+
 class Stage(nn.Module):
     """Blocks one after the other; `with_cp` recomputes each block in the backward pass instead of storing it."""
 
@@ -86,7 +91,8 @@ class Pyramid(BaseModule):
         for i, stage in enumerate(self.stages):
             x = stage(self.downsamples[i - 1](x) if i else x)
             if i in self.out_indices:
-                outs.append(self.norms[str(i)](x))
+                # mmcv's RoIAlign reads memory as (B, C, H, W) whatever the strides say
+                outs.append(self.norms[str(i)](x).contiguous())
         return tuple(outs)
 
     def train(self, mode=True):

@@ -4,8 +4,13 @@ from torch import nn
 
 from mmattn.layers.checks import check_divides
 from mmattn.ops.attention import attention
-from mmattn.ops.partition import (pad_to_multiple, relative_position_index, shifted_window_regions, window_merge,
-                                  window_partition)
+from mmattn.ops.partition import (
+    pad_to_multiple,
+    relative_position_index,
+    shifted_window_regions,
+    window_merge,
+    window_partition,
+)
 
 OTHER_REGION = -100.0   # logit of a pair from different borders, as Swin and DAT add it
 

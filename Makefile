@@ -1,0 +1,57 @@
+# make demo      set up .venv, draw scenes, train Mask R-CNN with a small DAT on them, test it, save pictures
+# make demo-seg  the same with UperNet and mIoU
+# make test      set up .venv, run the tests (make test-slow for the long ones)
+# make lint      set up .venv, check the style
+#
+# PYTHON  interpreter that makes .venv, 3.10 or newer
+# TORCH   what to install as torch; 2.13.0 is the version the figures in the README were measured with
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+SHELL := /bin/bash -o pipefail
+SCENES := data/scenes/annotations/instances_validation.json
+DET := mask-rcnn_dat_scenes
+SEG := upernet_dat_scenes
+
+.PHONY: demo demo-seg test test-slow lint setup clean
+
+demo: work_dirs/$(DET)/test.log
+	@grep -E '^coco/' $<; echo "pictures of predictions: work_dirs/$(DET)/pictures"
+
+demo-seg: work_dirs/$(SEG)/test.log
+	@grep -E '^(aAcc|mIoU|mAcc) ' $<; echo "pictures of predictions: work_dirs/$(SEG)/pictures/vis_data/vis_image"
+
+# Trained and tested once for a config; an interrupted training goes on where it stopped.
+work_dirs/%/test.log: configs/demo/%.py $(SCENES) | .venv/ready
+	$(BIN)/python tools/train.py $< --resume
+	$(BIN)/python tools/test.py $< "$$(cat work_dirs/$*/last_checkpoint)" --show-dir work_dirs/$*/pictures | tee $@.part
+	mv $@.part $@
+
+$(SCENES): mmattn/datasets/scenes.py | .venv/ready
+	$(BIN)/python -m mmattn.datasets.scenes data/scenes
+
+test: .venv/ready
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+
+setup: .venv/ready
+
+# mmcv's operators are compiled against the torch installed before it; -g0 leaves debug symbols out.
+.venv/ready: setup.py
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mmattn needs Python 3.10 or newer; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --upgrade pip
+	$(BIN)/pip install $(TORCH) setuptools wheel ninja packaging
+	@echo "compiling mmcv: about five minutes on two cores"
+	CFLAGS=-g0 $(BIN)/pip install --no-build-isolation onedl-mmcv
+	$(BIN)/pip install -e '.[onedl,test]'
+	touch $@
+
+clean:
+	rm -rf .venv work_dirs data/scenes

@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from mmattn.ops.partition import (
+    pad_to_multiple,
+    relative_position_index,
+    shifted_window_regions,
+    window_merge,
+    window_partition,
+)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (7, 7), (13, 29), (14, 5)])
+@pytest.mark.parametrize('window', [(7, 7), (3, 5)])
+def test_pad_partition_merge_crop_is_exact(size, window):
+    x = torch.randn(2, *size, 3)
+    padded = pad_to_multiple(x, window)
+    windows = window_partition(padded, window)
+    assert windows.shape[2] == window[0] * window[1]
+    merged = window_merge(windows, window, padded.shape[1:3])
+    assert torch.equal(merged[:, :size[0], :size[1]], x)
+    assert padded.sum().item() == pytest.approx(x.sum().item(), abs=1e-4)
+
+
+def test_windows_run_row_by_row():
+    x = torch.arange(24).view(1, 4, 6, 1)
+    windows = window_partition(x, (2, 3))[0, :, :, 0]
+    assert windows.tolist() == [[0, 1, 2, 6, 7, 8], [3, 4, 5, 9, 10, 11], [12, 13, 14, 18, 19, 20],
+                                [15, 16, 17, 21, 22, 23]]
+
+
+def test_map_that_needs_no_padding_is_not_copied():
+    x = torch.randn(1, 6, 4, 2)
+    assert pad_to_multiple(x, (3, 2)) is x
+
+
+def test_regions_separate_what_a_roll_brings_together():
+    # 4 x 4 map, windows of 2, rolled by 1: the last row and column came from the first.
+    regions = shifted_window_regions((4, 4), (2, 2), 1)
+    same = regions[:, :, None] == regions[:, None]
+    assert same[0].all()
+    assert same[1].tolist() == [[True, False, True, False], [False, True, False, True]] * 2
+    assert same[2].tolist() == [[True, True, False, False]] * 2 + [[False, False, True, True]] * 2
+    assert torch.equal(same[3], torch.eye(4, dtype=torch.bool))
+
+
+def test_relative_position_index_by_hand():
+    # Tokens (0,0) (0,1) (1,0) (1,1); table of 3 x 3 with (0, 0) in the middle.
+    assert relative_position_index((2, 2)).tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]

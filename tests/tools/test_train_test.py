@@ -1,0 +1,163 @@
+"""train.py and test.py as a user runs them: in a process of their own, on small generated scenes."""
+import json
+import pickle
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mmattn.datasets import scenes
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / 'tools'))
+import common
+import train
+
+DET, SEG = 'configs/demo/mask-rcnn_dat_scenes.py', 'configs/demo/upernet_dat_scenes.py'
+RETINANET = 'configs/dat/retinanet_dat-t_fpn_1x_coco.py'
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp('scenes')
+    scenes.write(root, {'training': 6, 'validation': 4})
+    return root
+
+
+def overrides(data, config):
+    """Options that point a demo config at a small data set and end it after a few steps."""
+    options = [f'{split}_dataloader.{key}' for split in ('train', 'val', 'test')
+               for key in (f'dataset.data_root={data}/', 'num_workers=0', 'persistent_workers=False')]
+    if config == DET:
+        path = data / 'annotations' / 'instances_validation.json'
+        return [*options, 'train_dataloader.batch_size=2', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
+                f'val_evaluator.ann_file={path}', f'test_evaluator.ann_file={path}']
+    return [*options, 'train_dataloader.batch_size=2', 'train_cfg.max_iters=3', 'train_cfg.val_interval=3',
+            'default_hooks.checkpoint.interval=3']
+
+
+@pytest.mark.parametrize(('config', 'metric'), [(DET, 'coco/bbox_mAP'), (SEG, 'mIoU')])
+def test_train_then_test_from_another_directory(run, data, tmp_path, config, metric):
+    options = ['--cfg-options', *overrides(data, config)]
+    work = tmp_path / 'work'
+    done = run(ROOT / 'tools/train.py', ROOT / config, '--work-dir', work, *options, cwd=tmp_path)
+    assert 'effective batch: 1 process(es) x 2 image(s) x 1 accumulation(s) = 2; the recipe assumes 8' in done.stdout
+    checkpoint = (work / 'last_checkpoint').read_text()
+    predictions = tmp_path / 'predictions.pkl'
+    done = run(ROOT / 'tools/test.py', ROOT / config, checkpoint, '--work-dir', work, '--out', predictions,
+               '--show-dir', tmp_path / 'pictures', *options, cwd=tmp_path)
+    assert metric in done.stdout
+    assert len(pickle.loads(predictions.read_bytes())) == 4
+    assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 4
+    done = run(ROOT / 'tools/train.py', ROOT / config, '--work-dir', work, '--resume', *options, cwd=tmp_path)
+    assert 'resumed' in done.stdout + done.stderr
+
+
+def test_segmentation_writes_label_maps_and_tta_runs(run, data, tmp_path):
+    options = ['--cfg-options', *overrides(data, SEG)]
+    run(ROOT / 'tools/train.py', ROOT / SEG, '--work-dir', tmp_path, *options)
+    run(ROOT / 'tools/test.py', ROOT / SEG, (tmp_path / 'last_checkpoint').read_text(), '--work-dir', tmp_path,
+        '--tta', '--out', tmp_path / 'maps', *options)
+    assert len(list((tmp_path / 'maps').glob('*.png'))) == 4
+
+
+@pytest.fixture
+def one_line(run):
+    """Run a tool that must fail; its only line on stderr that speaks of an error."""
+    def call(*args):
+        done = run(*args, check=False)
+        assert done.returncode == 2, done.stderr[-2000:]
+        lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+        assert len(lines) == 1
+        assert 'Traceback' not in done.stderr
+        return lines[0]
+    return call
+
+
+def test_missing_files_are_named_with_the_path_that_was_tried(one_line, tmp_path, data):
+    tool = 'tools/train.py'
+    assert one_line(tool, 'configs/none.py') == f'error: config not found: {ROOT}/configs/none.py'
+    line = one_line(tool, RETINANET, '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}/')
+    assert f'data not found: {tmp_path}/annotations/instances_train2017.json (train_dataloader.dataset.ann_file)' in line
+    assert '--cfg-options' in line
+    line = one_line(tool, DET, '--cfg-options', *overrides(data, DET), f'val_evaluator.ann_file={tmp_path}/none.json')
+    assert f'data not found: {tmp_path}/none.json (val_evaluator.ann_file)' in line
+    line = one_line('tools/test.py', DET, tmp_path / 'none.pth', '--cfg-options', *overrides(data, DET))
+    assert line == f'error: checkpoint not found: {tmp_path}/none.pth'
+
+
+def test_a_text_file_is_no_checkpoint(one_line, tmp_path, data):
+    text = tmp_path / 'weights.pth'
+    text.write_text('404: Not Found')
+    options = overrides(data, DET)
+    line = one_line('tools/test.py', DET, text, '--cfg-options', *options)
+    assert line == f"error: checkpoint {text} is not a PyTorch file: it starts with b'404: Not Found'"
+    pretrained = [f'model.backbone.init_cfg.checkpoint={text}', 'model.backbone.init_cfg.type=Pretrained']
+    for args in (['--resume', text, '--cfg-options', *options], ['--cfg-options', *options, *pretrained]):
+        assert 'is not a PyTorch file' in one_line('tools/train.py', DET, '--work-dir', tmp_path, *args)
+
+
+@pytest.mark.parametrize(('option', 'message'), [
+    ("model.backbone.arch=huge", "arch='huge' is unknown; choose one of tiny, small, base"),
+    ("model.backbone.arch.0.num_heads=3", 'embed_dims=32 is not divisible by num_heads=3'),
+    ("model.backbone.type=mmattn.Nothing", 'mmattn.Nothing'),
+])
+def test_a_wrong_model_is_one_line(one_line, tmp_path, data, option, message):
+    line = one_line('tools/train.py', DET, '--work-dir', tmp_path, '--cfg-options', *overrides(data, DET), option)
+    assert message in line
+
+
+def test_other_wrong_uses_are_one_line(one_line, tmp_path, data):
+    weights = tmp_path / 'weights.pth'
+    torch.save({}, weights)
+    options = ['--cfg-options', *overrides(data, DET)]
+    assert 'mmdet merges boxes only' in one_line('tools/test.py', DET, weights, '--tta', *options)
+    assert 'name it .pkl' in one_line('tools/test.py', DET, weights, '--out', tmp_path / 'maps', *options)
+    assert 'base_batch_size' in one_line('tools/train.py', DET, '--auto-scale-lr', *options,
+                                         'auto_scale_lr.base_batch_size=0')
+    if not torch.cuda.is_available():
+        assert '--amp needs a GPU' in one_line('tools/train.py', DET, '--amp', *options)
+
+
+def test_a_checkpoint_cut_short_is_refused(tmp_path):
+    whole, cut = tmp_path / 'whole.pth', tmp_path / 'cut.pth'
+    torch.save({'a': torch.zeros(1000)}, whole)
+    common.check_checkpoint(whole)
+    cut.write_bytes(whole.read_bytes()[:2000])
+    with pytest.raises(common.UsageError, match='is cut short: 2000 bytes'):
+        common.check_checkpoint(cut)
+    legacy = tmp_path / 'legacy.pth'
+    torch.save({}, legacy, _use_new_zipfile_serialization=False)
+    common.check_checkpoint(legacy)
+
+
+def test_datasets_inside_wrappers_are_checked(tmp_path):
+    inner = dict(type='CocoDataset', data_root=f'{tmp_path}/', ann_file='none.json')
+    wrapped = dict(type='RepeatDataset', dataset=dict(type='ConcatDataset', datasets=[dict(ann_file=''), inner]))
+    with pytest.raises(common.UsageError, match=r'train_dataloader\.dataset\.dataset\.datasets\.1\.ann_file'):
+        common.check_data(dict(train_dataloader=dict(dataset=wrapped)), 'train')
+
+
+@pytest.mark.parametrize(('processes', 'images', 'steps', 'base', 'end'), [
+    (8, 2, 1, 16, ' = 16, as the recipe assumes'),
+    (1, 2, 1, 16, ' = 2; the recipe assumes 16, the learning rate is NOT scaled; --auto-scale-lr would scale it by 0.125'),
+    (2, 2, 4, 16, ' = 16, as the recipe assumes'),
+    (4, 2, 1, None, ' = 8; the recipe does not say which batch it assumes'),
+])
+def test_effective_batch(monkeypatch, processes, images, steps, base, end):
+    monkeypatch.setenv('WORLD_SIZE', str(processes))
+    cfg = SimpleNamespace(launcher='pytorch', train_dataloader=SimpleNamespace(batch_size=images),
+                          optim_wrapper=dict(accumulative_counts=steps),
+                          get=lambda key, default: dict(base_batch_size=base) if base else default,
+                          auto_scale_lr=dict(enable=False))
+    line = train.describe_batch(cfg)
+    assert line.startswith(f'effective batch: {processes} process(es) x {images} image(s) x {steps} accumulation(s)')
+    assert line.endswith(end)
+
+
+def test_auto_scale_lr_counts_accumulation(run, data, tmp_path):
+    done = run('tools/train.py', DET, '--work-dir', tmp_path, '--auto-scale-lr', '--cfg-options', *overrides(data, DET),
+               'optim_wrapper.accumulative_counts=2')
+    assert 'Scaling the original LR by 0.5' in done.stdout + done.stderr
+    assert json.loads((next(tmp_path.glob('*/vis_data/scalars.json'))).read_text().splitlines()[0])
