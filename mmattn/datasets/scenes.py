@@ -12,6 +12,7 @@ Every scene depends on the seed, the split and its number only, so two machines 
 """
 import argparse
 import json
+from colorsys import hsv_to_rgb
 from pathlib import Path
 
 import cv2
@@ -23,8 +24,10 @@ CLASSES = ('disk', 'square', 'triangle', 'star', 'cross')
 SEED = 2026
 SPLITS = {'training': 1200, 'validation': 120}
 SIZE = (128, 160)       # (height, width) in pixels
-SHAPES = (2, 6)         # fewest and most shapes in a scene
-RADIUS = (12, 34)       # smallest and largest circumscribed radius in pixels
+SHAPES = (2, 5)         # fewest and most shapes in a scene
+RADIUS = (15, 38)       # smallest and largest circumscribed radius in pixels
+TILT = 0.3              # largest rotation from upright, in radians
+HUE_SPREAD = 0.4        # how far a shape's hue strays from its class's, in steps between classes
 VISIBLE = 0.25          # a shape keeps its label while this share of it can be seen
 
 
@@ -35,7 +38,7 @@ def outline(kind, center, radius, angle):
         kind (str): one of `CLASSES`.
         center (tuple[float, float]): (x, y) in pixels.
         radius (float): distance of the farthest corner from the center, in pixels.
-        angle (float): rotation in radians.
+        angle (float): clockwise rotation from upright, in radians.
 
     Returns:
         ndarray: (P, 2) float corners, (x, y) in pixels.
@@ -45,28 +48,35 @@ def outline(kind, center, radius, angle):
         corners = np.concatenate([arm, -arm])
     else:
         count, inner = {'disk': (48, 1), 'square': (4, 1), 'triangle': (3, 1), 'star': (10, .45)}[kind]
-        turn = np.arange(count) * 2 * np.pi / count
+        start = -np.pi / 4 if kind == 'square' else -np.pi / 2
+        turn = start + np.arange(count) * 2 * np.pi / count
         length = np.where(np.arange(count) % 2, inner, 1.0)
         corners = np.stack([np.cos(turn) * length, np.sin(turn) * length], 1)
     cos, sin = np.cos(angle), np.sin(angle)
     return corners @ np.array([[cos, sin], [-sin, cos]]) * radius + center
 
 
-def texture(rng, size):
-    """A surface: two related colours mixed by stripes, checks, spots or a smooth ramp, with noise.
+def texture(rng, size, hue, saturation):
+    """A surface: two shades of one hue mixed by stripes, checks, waves or a slow ramp, with noise.
+
+    Args:
+        rng (Generator): source of chance.
+        size (tuple[int, int]): (H, W) in pixels.
+        hue (float): place on the colour circle, in turns.
+        saturation (float): 0 grey to 1 pure.
 
     Returns:
-        ndarray: (H, W, 3) float32, 0 to 255.
+        ndarray: (H, W, 3) float32 BGR, 0 to 255 but for the noise.
     """
     y, x = np.mgrid[:size[0], :size[1]].astype(np.float32)
     angle, period, phase = rng.uniform(0, np.pi), rng.uniform(5, 16), rng.uniform(0, 2 * np.pi)
     u = (x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period + phase
     v = (y * np.cos(angle) - x * np.sin(angle)) * 2 * np.pi / period
     mix = (np.sin(u), np.sign(np.sin(u) * np.sin(v)), np.sin(u) * np.sin(v), np.sin(u / 6))[rng.integers(4)]
-    base = rng.uniform(30, 225, 3)
-    other = np.clip(base + rng.uniform(-70, 70, 3), 0, 255)
     mix = mix[..., None] / 2 + 0.5
-    return (base * mix + other * (1 - mix) + rng.normal(0, 6, (*size, 3))).astype(np.float32)
+    light, dark = (255 * np.array(hsv_to_rgb(hue % 1, saturation, rng.uniform(*shade)))[::-1]
+                   for shade in ((0.7, 1.0), (0.45, 0.7)))
+    return (light * mix + dark * (1 - mix) + rng.normal(0, 4, (*size, 3))).astype(np.float32)
 
 
 def scene(split, number, size=SIZE, seed=SEED):
@@ -83,14 +93,15 @@ def scene(split, number, size=SIZE, seed=SEED):
         near; masks (N, H, W) bool, the visible part of each shape.
     """
     rng = np.random.default_rng([seed, list(SPLITS).index(split), number])
-    image = texture(rng, size)
+    image = texture(rng, size, rng.random(), rng.uniform(0, 0.25))
     labels, visible, areas = [], [], []
     for _ in range(rng.integers(SHAPES[0], SHAPES[1] + 1)):
         label = int(rng.integers(len(CLASSES)))
         radius = rng.uniform(*RADIUS)
         center = rng.uniform(0.6 * radius, np.array(size[::-1]) - 0.6 * radius)
-        corners = outline(CLASSES[label], center, radius, rng.uniform(0, 2 * np.pi))
-        surface = texture(rng, size)
+        corners = outline(CLASSES[label], center, radius, rng.uniform(-TILT, TILT))
+        hue = (label + rng.uniform(-HUE_SPREAD, HUE_SPREAD)) / len(CLASSES)
+        surface = texture(rng, size, hue, rng.uniform(0.5, 0.9))
         mask = np.zeros(size, np.uint8)
         cv2.fillPoly(mask, [np.round(corners * 16).astype(np.int32)], 1, shift=4)
         mask = mask > 0

