@@ -66,7 +66,7 @@ cfg = Config.fromfile({str(ROOT / config)!r})
 init_default_scope(cfg.default_scope)
 from importlib import import_module
 with torch.device('meta'):
-    model = import_module(cfg.default_scope).registry.MODELS.build(cfg.model)
+    model = import_module(f"{{cfg.default_scope}}.registry").MODELS.build(cfg.model)
 print(type(model.backbone).__name__, cfg.auto_scale_lr.base_batch_size)
 '''
     name, batch = run('-c', code, cwd=tmp_path).stdout.strip().splitlines()[-1].split()

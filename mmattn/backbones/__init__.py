@@ -1,4 +1,5 @@
 """Pyramids of attention stages, registered as `mmattn.…`."""
+from mmattn import registry  # noqa: F401  first, for its one clear error where MMEngine is missing
 from mmattn.backbones.dat import DAT
 
 __all__ = ['DAT']
