@@ -14,6 +14,8 @@ SCENES := data/scenes/annotations/instances_validation.json
 DET := mask-rcnn_dat_scenes
 SEG := upernet_dat_scenes
 
+# Keep the trained model although nothing names it as a goal.
+.PRECIOUS: work_dirs/%/trained
 .PHONY: demo demo-seg test test-slow lint setup clean
 
 demo: work_dirs/$(DET)/test.log
@@ -22,11 +24,16 @@ demo: work_dirs/$(DET)/test.log
 demo-seg: work_dirs/$(SEG)/test.log
 	@grep -E '^(aAcc|mIoU|mAcc) ' $<; echo "pictures of predictions: work_dirs/$(SEG)/pictures/vis_data/vis_image"
 
-# Trained and tested once for a config; an interrupted training goes on where it stopped.
-work_dirs/%/test.log: configs/demo/%.py $(SCENES) | .venv/ready
-	$(BIN)/python tools/train.py $< --resume
-	$(BIN)/python tools/test.py $< "$$(cat work_dirs/$*/last_checkpoint)" --show-dir work_dirs/$*/pictures | tee $@.part
+work_dirs/%/test.log: work_dirs/%/trained
+	$(BIN)/python tools/test.py configs/demo/$*.py "$$(cat work_dirs/$*/last_checkpoint)" \
+		--show-dir work_dirs/$*/pictures | tee $@.part
 	mv $@.part $@
+
+# An interrupted training goes on where it stopped; a finished one is done again when its config changes.
+work_dirs/%/trained: configs/demo/%.py $(SCENES) | .venv/ready
+	if [ -e $@ ]; then rm -r work_dirs/$*; fi
+	$(BIN)/python tools/train.py $< --resume
+	touch $@
 
 $(SCENES): mmattn/datasets/scenes.py | .venv/ready
 	$(BIN)/python -m mmattn.datasets.scenes data/scenes
