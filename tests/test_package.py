@@ -1,4 +1,6 @@
 """What the package promises as a whole: what needs what, who finds whom, and that every config stands."""
+import re
+
 import pytest
 
 from mmattn import openmmlab
@@ -72,3 +74,12 @@ print(type(model.backbone).__name__, cfg.auto_scale_lr.base_batch_size)
     name, batch = run('-c', code, cwd=tmp_path).stdout.strip().splitlines()[-1].split()
     assert name == 'DAT'
     assert int(batch) in (2, 8, 16)
+
+
+def test_the_readmes_examples_print_what_they_say(run):
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        printed = run('-c', block).stdout
+        said = ' '.join(re.findall(r'# (.*)', block)).replace('), (', ')\n(')
+        assert printed.strip() == said
