@@ -1,18 +1,11 @@
 # Mask R-CNN with a small DAT, trained from scratch on generated scenes: minutes on two CPU cores.
-_base_ = '../dat/mask-rcnn_dat-t_fpn_1x_coco.py'
+_base_ = ['../dat/mask-rcnn_dat-t_fpn_1x_coco.py', '../_base_/models/dat_scenes.py']
 
 # Group norm in the heads: training from scratch needs it.
 norm_cfg = dict(type='GN', num_groups=16)
 model = dict(
     data_preprocessor=dict(pad_size_divisor=32),
-    backbone=dict(
-        arch=[
-            dict(embed_dims=32, num_heads=2, blocks='LS', window_size=8),
-            dict(embed_dims=64, num_heads=4, blocks='LS', window_size=4),
-            dict(embed_dims=128, num_heads=8, blocks='LD', window_size=4, offset_groups=2),
-            dict(embed_dims=192, num_heads=12, blocks='DD', offset_groups=3, offset_kernel_size=3),
-        ],
-        pretrain_img_size=160),
+    backbone=dict(arch={{_base_.small_dat}}, pretrain_img_size=160),
     neck=dict(in_channels=[32, 64, 128, 192], out_channels=64, norm_cfg=norm_cfg),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[5])),
     roi_head=dict(

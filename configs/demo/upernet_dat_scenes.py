@@ -1,18 +1,10 @@
 # UperNet with a small DAT, trained from scratch on generated scenes: minutes on two CPU cores.
-_base_ = '../dat/dat-t_upernet_8xb2-160k_ade20k-512x512.py'
+_base_ = ['../dat/dat-t_upernet_8xb2-160k_ade20k-512x512.py', '../_base_/models/dat_scenes.py']
 
 norm_cfg = dict(type='BN')
 model = dict(
     data_preprocessor=dict(size=(128, 160)),
-    backbone=dict(
-        arch=[
-            dict(embed_dims=32, num_heads=2, blocks='LS', window_size=8),
-            dict(embed_dims=64, num_heads=4, blocks='LS', window_size=4),
-            dict(embed_dims=128, num_heads=8, blocks='LD', window_size=4, offset_groups=2),
-            dict(embed_dims=192, num_heads=12, blocks='DD', offset_groups=3, offset_kernel_size=3),
-        ],
-        pretrain_img_size=160,
-        drop_path_rate=0.0),
+    backbone=dict(arch={{_base_.small_dat}}, pretrain_img_size=160, drop_path_rate=0.0),
     decode_head=dict(in_channels=[32, 64, 128, 192], channels=64, num_classes=6, norm_cfg=norm_cfg),
     auxiliary_head=dict(in_channels=128, channels=64, num_classes=6, norm_cfg=norm_cfg))
 
