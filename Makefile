@@ -19,10 +19,12 @@ SEG := upernet_dat_scenes
 .PHONY: demo demo-seg test test-slow lint setup clean
 
 demo: work_dirs/$(DET)/test.log
-	@grep -E '^coco/' $<; echo "pictures of predictions: work_dirs/$(DET)/pictures"
+	@grep -E '^coco/' $<
+	@echo "pictures of predictions: work_dirs/$(DET)/pictures"
 
 demo-seg: work_dirs/$(SEG)/test.log
-	@grep -E '^(aAcc|mIoU|mAcc) ' $<; echo "pictures of predictions: work_dirs/$(SEG)/pictures/vis_data/vis_image"
+	@grep -E '^(aAcc|mIoU|mAcc) ' $<
+	@echo "pictures of predictions: work_dirs/$(SEG)/pictures/vis_data/vis_image"
 
 work_dirs/%/test.log: work_dirs/%/trained
 	$(BIN)/python tools/test.py configs/demo/$*.py "$$(cat work_dirs/$*/last_checkpoint)" \

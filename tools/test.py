@@ -1,6 +1,7 @@
 """Test a detector or a segmentor: python tools/test.py CONFIG CHECKPOINT"""
 import argparse
 from copy import deepcopy
+from numbers import Real
 from pathlib import Path
 
 from common import UsageError, add_common_options, build_runner, check_checkpoint, check_data, load_config, run
@@ -77,7 +78,7 @@ def main():
     if args.out:
         write_predictions(cfg, args.out)
     metrics = build_runner(cfg).test()
-    print(*(f'{name} {value:.3f}' for name, value in metrics.items() if isinstance(value, (int, float))), sep='\n')
+    print(*(f'{name} {value:.3f}' for name, value in metrics.items() if isinstance(value, Real)), sep='\n')
 
 
 if __name__ == '__main__':
