@@ -57,7 +57,7 @@ setup: .venv/ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --upgrade pip
 	$(BIN)/pip install $(TORCH) setuptools wheel ninja packaging
-	@echo "compiling mmcv: about five minutes on two cores"
+	@echo "compiling mmcv: five to ten minutes"
 	CFLAGS=-g0 $(BIN)/pip install --no-build-isolation onedl-mmcv
 	$(BIN)/pip install -e '.[onedl,test]'
 	touch $@
