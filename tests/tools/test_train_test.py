@@ -164,3 +164,22 @@ def test_auto_scale_lr_counts_accumulation(run, data, tmp_path):
                'optim_wrapper.accumulative_counts=2')
     assert 'Scaling the original LR by 0.5' in done.stdout + done.stderr
     assert json.loads((next(tmp_path.glob('*/vis_data/scalars.json'))).read_text().splitlines()[0])
+
+
+def test_a_missing_library_is_one_line(one_line):
+    without_mmdet = '''
+import importlib.metadata as metadata, importlib.util as util, runpy, sys
+find_spec, version = util.find_spec, metadata.version
+def no_version(name):
+    if 'mmdet' in name:
+        raise metadata.PackageNotFoundError(name)
+    return version(name)
+util.find_spec = lambda name, *args: None if name == 'mmdet' else find_spec(name, *args)
+metadata.version = no_version
+sys.path.insert(0, 'tools')
+sys.argv = ['train.py', sys.argv[1]]
+runpy.run_path('tools/train.py', run_name='__main__')
+'''
+    line = one_line('-c', without_mmdet, RETINANET)
+    assert line.endswith("mmattn needs mmdet for this; install 'mmattn[onedl]' (maintained packages) or "
+                         "'mmattn[openmmlab]' (classic packages).")
