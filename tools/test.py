@@ -78,6 +78,8 @@ def main():
     if args.out:
         write_predictions(cfg, args.out)
     metrics = build_runner(cfg).test()
+    if not metrics:
+        print('no figures: the model predicted nothing above its score threshold')
     print(*(f'{name} {value:.3f}' for name, value in metrics.items() if isinstance(value, Real)), sep='\n')
 
 
