@@ -28,7 +28,7 @@ SHAPES = (2, 5)         # fewest and most shapes in a scene
 RADIUS = (15, 38)       # smallest and largest circumscribed radius in pixels
 TILT = 0.3              # largest rotation from upright, in radians
 HUE_SPREAD = 0.4        # how far a shape's hue strays from its class's, in steps between classes
-VISIBLE = 0.25          # a shape keeps its label while this share of it can be seen
+VISIBLE = 0.25          # a shape that would leave less than this share of another in sight is left out
 
 
 def outline(kind, center, radius, angle):
