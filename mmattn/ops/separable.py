@@ -1,0 +1,185 @@
+"""Attention with a continuous relative position bias, exact, without ever holding the bias.
+
+The bias of query (i, j) and key k is a table T read bilinearly at their displacement. Bilinear interpolation is a
+product of two hat functions, and on a grid of queries one depends on the row i only and the other on the column j
+only:
+
+    bias[k, i, j] = sum_ab hat(a - y[k, i]) T[a, b] hat(b - x[k, j]),    hat(u) = max(0, 1 - |u|)
+
+where y[k, i] and x[k, j] say where in the table row i and column j read for key k. So the bias of a few keys is two
+small matrix products. They are written straight into the logits of these keys and all queries, laid out (key, query),
+to which q k^T is added in place; the softmax over keys is accumulated as in FlashAttention (Dao et al., 2022), and the
+backward pass recomputes the logits and is made of the same products. Keys sorted by height read a narrow band of rows
+of the table, which halves the larger product.
+"""
+import math
+
+import torch
+from torch.autograd.function import once_differentiable
+
+BLOCK_QUERIES = 4096                                    # whole rows of the map, about this many queries at once
+BLOCK_LOGITS = {'cpu': 2 ** 19, 'cuda': 2 ** 24}        # logits at once: on the CPU as many as its caches hold
+
+
+def separable_attention(q, k, v, points, table, rows, columns):
+    """softmax(q k^T / sqrt(d) + bias) v for queries on a grid, the bias read in a table at query - point.
+
+    Accumulates in float32 (float64 for float64 input), under autocast too. Differentiable once, in everything but
+    `rows` and `columns`; deterministic on the CPU.
+
+    Args:
+        q (Tensor): (B, h, H, W, d) queries.
+        k, v (Tensor): (B, h, K, d) keys and values.
+        points (Tensor): (B, G, K, 2) where the keys lie, (y, x) normalised; h / G heads share the points of a group.
+        table (Tensor): (h, Ty, Tx), entries spread evenly over displacements from -2 to 2 on each axis; zero outside.
+        rows (Tensor): (H,) heights of the queries, normalised, ascending.
+        columns (Tensor): (W,) their horizontal positions.
+
+    Returns:
+        Tensor: (B, h, H, W, d), in the dtype of `q`.
+    """
+    heads, size = q.shape[1], q.shape[2:4]
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    order = points[..., 0].argsort(dim=-1, stable=True)[..., None]                          # (B, G, K, 1)
+    points = points.take_along_dim(order, 2).to(dtype)
+    order = order.repeat_interleave(heads // order.shape[1], 1)                             # (B, h, K, 1)
+    k, v = (t.take_along_dim(order, 2).to(dtype) for t in (k, v))
+    out = _SeparableAttention.apply(q.flatten(2, 3).transpose(2, 3).to(dtype).contiguous(), k, v, points,
+                                    table.to(dtype), rows.to(dtype), columns.to(dtype))
+    return out.transpose(2, 3).unflatten(2, size).to(q.dtype)
+
+
+class _SeparableAttention(torch.autograd.Function):
+    """q (B, h, d, N), k and v (B, h, K, d), points (B, G, K, 2) with ascending heights -> (B, h, d, N)."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, points, table, rows, columns):
+        out = torch.zeros_like(q)
+        top = q.new_full((*q.shape[:2], q.shape[3]), -math.inf)         # (B, h, N): largest logit so far
+        total = torch.zeros_like(top)                                   # (B, h, N): sum of exp(logit - top)
+        scale = q.shape[2] ** -0.5
+        with torch.autocast(q.device.type, enabled=False):
+            for keys in _key_blocks(points, table, rows, columns):
+                for head in keys.heads:
+                    here = (keys.batch, head, keys.span)
+                    strips = keys.strips(table[head])
+                    for block, queries in keys.query_blocks:
+                        at = (keys.batch, head, ..., queries)
+                        logits = keys.bias(strips, block).addmm_(k[here], q[at], alpha=scale)
+                        higher = torch.maximum(top[at], logits.amax(0))
+                        weights = logits.sub_(higher).exp_()
+                        shrink = (top[at] - higher).exp_()
+                        top[at] = higher
+                        total[at] = total[at] * shrink + weights.sum(0)
+                        out[at].mul_(shrink).addmm_(v[here].t(), weights)
+        out /= total[:, :, None]
+        ctx.save_for_backward(q, k, v, points, table, rows, columns, out, top + total.log())
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out):
+        q, k, v, points, table, rows, columns, out, log_total = ctx.saved_tensors
+        grad_out = grad_out.contiguous()
+        mean = (grad_out * out).sum(2)                  # (B, h, N): d loss / d weight, averaged over the keys
+        scale = q.shape[2] ** -0.5
+        grad_q, grad_k, grad_v, grad_points, grad_table = (torch.zeros_like(t) for t in (q, k, v, points, table))
+        with torch.autocast(q.device.type, enabled=False):
+            for keys in _key_blocks(points, table, rows, columns, grad_points):
+                for head in keys.heads:
+                    here = (keys.batch, head, keys.span)
+                    strips = keys.strips(table[head])
+                    grad_strips = torch.zeros_like(strips)
+                    for block, queries in keys.query_blocks:
+                        at = (keys.batch, head, ..., queries)
+                        logits = keys.bias(strips, block).addmm_(k[here], q[at], alpha=scale)
+                        weights = logits.sub_(log_total[at]).exp_()
+                        grad_v[here].addmm_(weights, grad_out[at].t())
+                        grad_logits = torch.mm(v[here], grad_out[at], out=torch.empty_like(weights))
+                        grad_logits.sub_(mean[at]).mul_(weights)
+                        grad_k[here].addmm_(grad_logits, q[at].t(), alpha=scale)
+                        grad_q[at].addmm_(k[here].t(), grad_logits, alpha=scale)
+                        keys.bias_backward(grad_logits, strips, block, grad_strips)
+                    keys.strips_backward(grad_strips, table[head], grad_table[head])
+        return grad_q, grad_k, grad_v, grad_points, grad_table, None, None
+
+
+def _key_blocks(points, table, rows, columns, grad_points=None):
+    """Every block of keys of every group and image, with what its bias is made of."""
+    batch, groups, count, _ = points.shape
+    height = max(1, BLOCK_QUERIES // len(columns))
+    query_blocks = [(slice(y, y + height), slice(y * len(columns), (y + height) * len(columns)))
+                    for y in range(0, len(rows), height)]
+    size = min(count, max(1, BLOCK_LOGITS[points.device.type] // (min(height, len(rows)) * len(columns))))
+    buffer = points.new_empty(size * min(height, len(rows)) * len(columns))
+    starts = range(0, count, size)
+    # Keys are sorted by height, so the first and the last bound the band of table rows that a block reads.
+    lowest = _reads(rows[:1], points[:, :, [min(start + size, count) - 1 for start in starts], 0], table.shape[1])
+    highest = _reads(rows[-1:], points[:, :, ::size, 0], table.shape[1])
+    bands = torch.cat([lowest.floor(), highest.floor() + 2], -1).nan_to_num(0).tolist()
+    for b in range(batch):
+        for g in range(groups):
+            heads = range(g * len(table) // groups, (g + 1) * len(table) // groups)
+            for start, (low, high) in zip(starts, bands[b][g]):
+                low = int(min(max(low, 0), table.shape[1] - 1))
+                band = slice(low, int(min(max(high, low + 1), table.shape[1])))
+                span = slice(start, start + size)
+                yield _KeyBlock(b, heads, span, query_blocks, points[b, g, span], rows, columns, table.shape, band,
+                                buffer, None if grad_points is None else grad_points[b, g, span])
+
+
+def _reads(positions, points, entries):
+    """Where in a table axis displacements are read: positions (n,), points (..., K) -> (..., K, n)."""
+    return (positions - points[..., None]) * ((entries - 1) / 4) + (entries - 1) / 2
+
+
+class _KeyBlock:
+    """n keys of one group of an image, and the products that make their bias for the queries of H rows, W columns."""
+
+    def __init__(self, batch, heads, span, query_blocks, points, rows, columns, table_shape, band, buffer, grad_points):
+        self.batch, self.heads, self.span, self.query_blocks = batch, heads, span, query_blocks
+        self.band, self.buffer, self.grad_points = band, buffer, grad_points
+        self.size = (len(points), len(columns))
+        entries = torch.arange(max(table_shape[1:]), dtype=points.dtype, device=points.device)
+        self.per_cell = [(n - 1) / 4 for n in table_shape[1:]]
+        y = _reads(rows, points[:, 0], table_shape[1])[:, :, None]
+        x = _reads(columns, points[:, 1], table_shape[2]).flatten()
+        a, b = entries[band], entries[:table_shape[2], None]
+        self.hat_rows, self.hat_columns = _hat(a - y), _hat(b - x)                      # (n, H, band), (Tx, n W)
+        if grad_points is not None:
+            self.slope_rows, self.slope_columns = _slope(a, y), _slope(b, x)
+
+    def strips(self, table):
+        """The band of the table read at every column: (n, band, W)."""
+        return (table[self.band] @ self.hat_columns).unflatten(1, self.size).transpose(0, 1)
+
+    def bias(self, strips, block):
+        """(n, queries of the block), in a buffer that the next call overwrites."""
+        hat = self.hat_rows[:, block]
+        out = self.buffer[:hat.shape[0] * hat.shape[1] * self.size[1]].view(*hat.shape[:2], -1)
+        return torch.bmm(hat, strips, out=out).flatten(1)
+
+    def bias_backward(self, grad, strips, block, grad_strips):
+        """Add what the gradient of the bias (n, queries of the block) gives to the strips and to the heights."""
+        grad = grad.unflatten(1, (-1, self.size[1]))
+        grad_strips += torch.bmm(self.hat_rows[:, block].transpose(1, 2), grad)
+        by_entry = torch.bmm(grad, strips.transpose(1, 2))
+        self.grad_points[:, 0] -= (by_entry * self.slope_rows[:, block]).sum((1, 2)) * self.per_cell[0]
+
+    def strips_backward(self, grad_strips, table, grad_table):
+        """Add what the gradient of the strips gives to the table and to the horizontal positions."""
+        grad = grad_strips.transpose(0, 1).flatten(1)
+        grad_table[self.band].addmm_(grad, self.hat_columns.t())
+        by_column = (table[self.band] @ self.slope_columns).mul_(grad).unflatten(1, self.size)
+        self.grad_points[:, 1] -= by_column.sum((0, 2)) * self.per_cell[1]
+
+
+def _hat(u):
+    """max(0, 1 - |u|)"""
+    return (1 - u.abs()).clamp_(min=0)
+
+
+def _slope(entries, read):
+    """d hat(entry - read) / d read. At an entry it belongs to the cell above, as in `grid_sample`."""
+    cell = read.floor()
+    return (entries == cell + 1).to(cell) - (entries == cell).to(cell)
