@@ -40,13 +40,19 @@ def separable_attention(q, k, v, points, table, rows, columns):
     """
     heads, size = q.shape[1], q.shape[2:4]
     dtype = torch.promote_types(q.dtype, torch.float32)
-    order = points[..., 0].argsort(dim=-1, stable=True)[..., None]                          # (B, G, K, 1)
-    points = points.take_along_dim(order, 2).to(dtype)
-    order = order.repeat_interleave(heads // order.shape[1], 1)                             # (B, h, K, 1)
-    k, v = (t.take_along_dim(order, 2).to(dtype) for t in (k, v))
-    out = _SeparableAttention.apply(q.flatten(2, 3).transpose(2, 3).to(dtype).contiguous(), k, v, points,
-                                    table.to(dtype), rows.to(dtype), columns.to(dtype))
+    order = points[..., 0].argsort(dim=-1, stable=True)                                     # (B, G, K)
+    points = _take(points, order)
+    order = order.repeat_interleave(heads // order.shape[1], 1)                             # (B, h, K)
+    q = q.flatten(2, 3).transpose(2, 3).contiguous()
+    inputs = (q, _take(k, order), _take(v, order), points, table, rows, columns)
+    out = _SeparableAttention.apply(*(t.to(dtype) for t in inputs))
     return out.transpose(2, 3).unflatten(2, size).to(q.dtype)
+
+
+def _take(t, order):
+    """t (B, n, K, d) in the order (B, n, K) of each list of K."""
+    start = torch.arange(0, order.numel(), order.shape[-1], device=t.device).view(*order.shape[:2], 1)
+    return t.flatten(0, 2).index_select(0, (order + start).flatten()).view_as(t)
 
 
 class _SeparableAttention(torch.autograd.Function):
@@ -95,7 +101,7 @@ class _SeparableAttention(torch.autograd.Function):
                         logits = keys.bias(strips, block).addmm_(k[here], q[at], alpha=scale)
                         weights = logits.sub_(log_total[at]).exp_()
                         grad_v[here].addmm_(weights, grad_out[at].t())
-                        grad_logits = torch.mm(v[here], grad_out[at], out=torch.empty_like(weights))
+                        grad_logits = torch.mm(v[here], grad_out[at], out=keys.buffer(block, 1))
                         grad_logits.sub_(mean[at]).mul_(weights)
                         grad_k[here].addmm_(grad_logits, q[at].t(), alpha=scale)
                         grad_q[at].addmm_(k[here].t(), grad_logits, alpha=scale)
@@ -111,7 +117,7 @@ def _key_blocks(points, table, rows, columns, grad_points=None):
     query_blocks = [(slice(y, y + height), slice(y * len(columns), (y + height) * len(columns)))
                     for y in range(0, len(rows), height)]
     size = min(count, max(1, BLOCK_LOGITS[points.device.type] // (min(height, len(rows)) * len(columns))))
-    buffer = points.new_empty(size * min(height, len(rows)) * len(columns))
+    buffers = points.new_empty(1 if grad_points is None else 2, size * min(height, len(rows)) * len(columns))
     starts = range(0, count, size)
     # Keys are sorted by height, so the first and the last bound the band of table rows that a block reads.
     lowest = _reads(rows[:1], points[:, :, [min(start + size, count) - 1 for start in starts], 0], table.shape[1])
@@ -125,7 +131,7 @@ def _key_blocks(points, table, rows, columns, grad_points=None):
                 band = slice(low, int(min(max(high, low + 1), table.shape[1])))
                 span = slice(start, start + size)
                 yield _KeyBlock(b, heads, span, query_blocks, points[b, g, span], rows, columns, table.shape, band,
-                                buffer, None if grad_points is None else grad_points[b, g, span])
+                                buffers, None if grad_points is None else grad_points[b, g, span])
 
 
 def _reads(positions, points, entries):
@@ -136,16 +142,16 @@ def _reads(positions, points, entries):
 class _KeyBlock:
     """n keys of one group of an image, and the products that make their bias for the queries of H rows, W columns."""
 
-    def __init__(self, batch, heads, span, query_blocks, points, rows, columns, table_shape, band, buffer, grad_points):
+    def __init__(self, batch, heads, span, query_blocks, points, rows, columns, table_shape, band, buffers, grad_points):
         self.batch, self.heads, self.span, self.query_blocks = batch, heads, span, query_blocks
-        self.band, self.buffer, self.grad_points = band, buffer, grad_points
+        self.band, self.buffers, self.grad_points = band, buffers, grad_points
         self.size = (len(points), len(columns))
         entries = torch.arange(max(table_shape[1:]), dtype=points.dtype, device=points.device)
         self.per_cell = [(n - 1) / 4 for n in table_shape[1:]]
         y = _reads(rows, points[:, 0], table_shape[1])[:, :, None]
         x = _reads(columns, points[:, 1], table_shape[2]).flatten()
         a, b = entries[band], entries[:table_shape[2], None]
-        self.hat_rows, self.hat_columns = _hat(a - y), _hat(b - x)                      # (n, H, band), (Tx, n W)
+        self.hat_rows, self.hat_columns = _hat(a, y), _hat(b, x)                        # (n, H, band), (Tx, n W)
         if grad_points is not None:
             self.slope_rows, self.slope_columns = _slope(a, y), _slope(b, x)
 
@@ -154,10 +160,14 @@ class _KeyBlock:
         return (table[self.band] @ self.hat_columns).unflatten(1, self.size).transpose(0, 1)
 
     def bias(self, strips, block):
-        """(n, queries of the block), in a buffer that the next call overwrites."""
-        hat = self.hat_rows[:, block]
-        out = self.buffer[:hat.shape[0] * hat.shape[1] * self.size[1]].view(*hat.shape[:2], -1)
-        return torch.bmm(hat, strips, out=out).flatten(1)
+        """(n, queries of the block), in a buffer."""
+        out = self.buffer(block).unflatten(1, (-1, self.size[1]))
+        return torch.bmm(self.hat_rows[:, block], strips, out=out).flatten(1)
+
+    def buffer(self, block, number=0):
+        """Memory for (n, queries of the block) values: fresh pages would cost more than what is written on them."""
+        height = self.hat_rows[:, block].shape[1]
+        return self.buffers[number, :self.size[0] * height * self.size[1]].view(self.size[0], -1)
 
     def bias_backward(self, grad, strips, block, grad_strips):
         """Add what the gradient of the bias (n, queries of the block) gives to the strips and to the heights."""
@@ -174,12 +184,12 @@ class _KeyBlock:
         self.grad_points[:, 1] -= by_column.sum((0, 2)) * self.per_cell[1]
 
 
-def _hat(u):
-    """max(0, 1 - |u|)"""
-    return (1 - u.abs()).clamp_(min=0)
+def _hat(entries, read):
+    """max(0, 1 - |entry - read|)"""
+    return (entries - read).abs_().neg_().add_(1).clamp_(min=0)
 
 
 def _slope(entries, read):
-    """d hat(entry - read) / d read. At an entry it belongs to the cell above, as in `grid_sample`."""
+    """d hat / d read. At an entry it is that of the cell above, as in `grid_sample`."""
     cell = read.floor()
-    return (entries == cell + 1).to(cell) - (entries == cell).to(cell)
+    return (entries == cell + 1).to(cell).sub_((entries == cell).to(cell))
