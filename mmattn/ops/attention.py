@@ -1,5 +1,9 @@
 """Dot-product attention: softmax(q k^T / sqrt(d) + bias) v."""
+import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+BLOCK_LOGITS = 2 ** 22      # of all heads at once, where the bias is made block by block
 
 
 def attention(q, k, v, bias=None, dropout=0.0):
@@ -17,3 +21,23 @@ def attention(q, k, v, bias=None, dropout=0.0):
     if bias is not None:
         bias = bias.to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+
+
+def attention_in_blocks(q, k, v, bias, dropout=0.0):
+    """Attention whose bias is made for a block of queries at a time, and made again in the backward pass.
+
+    Args:
+        q (Tensor): (B, h, N, d) queries.
+        k, v (Tensor): (B, h, K, d) keys and values.
+        bias (Callable[[slice], Tensor]): bias (B, h, n, K) of a slice of n queries.
+        dropout (float): probability of dropping an attention weight.
+
+    Returns:
+        Tensor: (B, h, N, d).
+    """
+    def block(queries):
+        return attention(q[:, :, queries], k, v, bias(queries), dropout)
+
+    size = max(1, BLOCK_LOGITS // (q.shape[0] * q.shape[1] * k.shape[2]))
+    slices = [slice(start, start + size) for start in range(0, q.shape[2], size)]
+    return torch.cat([checkpoint(block, queries, use_reentrant=False) for queries in slices], 2)

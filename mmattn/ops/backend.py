@@ -2,32 +2,30 @@
 import os
 
 
-def choose_backend(refusals, variable, requested=None):
+def choose_backend(names, refusals, variable, requested=None):
     """Choose an implementation.
 
     Args:
-        refusals (dict[str, list[str]]): implementations, preferred first, each with its reasons not to run here.
-        variable (str): environment variable that names one; an argument comes before it.
+        names (Sequence[str]): implementations, preferred first.
+        refusals (Callable[[str], list[str]]): reasons of one not to run here; called for as few as possible.
+        variable (str): environment variable that names one; the argument comes before it.
         requested (str | None): the one that the caller insists on.
 
     Returns:
-        str: a key of `refusals`.
+        str: one of `names`.
 
     Raises:
-        ValueError: the requested implementation is unknown, or refuses; or all of them do.
+        ValueError: the requested implementation is unknown or refuses.
     """
     source = f'backend={requested!r}'
     if requested is None and os.environ.get(variable):
         requested = os.environ[variable]
         source = f'{variable}={requested}'
     if requested is None:
-        able = [name for name, reasons in refusals.items() if not reasons]
-        if not able:
-            raise ValueError('no backend can run: ' + '; '.join(
-                f'{name}: {", ".join(reasons)}' for name, reasons in refusals.items()))
-        return able[0]
-    if requested not in refusals:
-        raise ValueError(f'{source} is unknown; choose one of {", ".join(refusals)}')
-    if refusals[requested]:
-        raise ValueError(f'{source} cannot run: {"; ".join(refusals[requested])}')
+        return next(name for name in names if not refusals(name))
+    if requested not in names:
+        raise ValueError(f'{source} is unknown; choose one of {", ".join(sorted(names))}')
+    reasons = refusals(requested)
+    if reasons:
+        raise ValueError(f'{source} cannot run: {"; ".join(reasons)}')
     return requested

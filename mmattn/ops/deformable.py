@@ -2,31 +2,46 @@
 
 Shapes: B batch, G offset groups, h heads (h / G of them share the points of a group), H x W queries, Hk x Wk keys.
 """
+from functools import partial
+
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 
 from mmattn.ops.attention import attention
+from mmattn.ops.backend import choose_backend
+from mmattn.ops.flex import flex_deformable_attention, flex_refusals
 from mmattn.ops.grid import key_grid, query_grid, sample, spans
+from mmattn.ops.separable import separable_attention
+
+BACKEND_VARIABLE = 'MMATTN_DEFORMABLE_ATTENTION'
+SMALL = 2 ** 17     # queries x keys below which one plain product beats many small ones
 
 
 def deform_points(offsets, range_factor, convention):
-    """Points = reference grid + bounded offsets.
+    """Points = reference grid + offsets.
+
+    A range factor s > 0 bounds an offset to s cells of the key grid, s tanh(offset). A negative one leaves it free
+    and keeps the point in the image: 'dat_pp' clamps it to [-1, 1], 'dat' takes its tanh, references included, as the
+    authors' code of each does. At 0, 'dat' leaves offsets free and 'dat_pp' makes them zero.
 
     Args:
         offsets (Tensor): (B, G, Hk, Wk, 2) raw network output, (y, x).
-        range_factor (float): s >= 0 bounds an offset by s cells of the key grid, s tanh(offset);
-            negative leaves it free and clamps the point to the image instead (DAT++).
+        range_factor (float): s.
         convention (str): coordinate convention, see `mmattn.ops.grid`.
 
     Returns:
-        tuple[Tensor, Tensor]: points (B, G, Hk, Wk, 2) and references (Hk, Wk, 2), float32, (y, x) in
+        tuple[Tensor, Tensor]: points (B, G, Hk, Wk, 2) and references (Hk, Wk, 2), at least float32, (y, x) in
         normalised coordinates. Points may leave [-1, 1] when s >= 0.
     """
     size = offsets.shape[2:4]
-    reference = key_grid(size, convention, offsets.device).to(torch.promote_types(offsets.dtype, torch.float32))
-    offsets = offsets.to(reference.dtype)
+    offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
+    reference = key_grid(size, convention, offsets.device).to(offsets.dtype)
     if range_factor < 0:
-        return (reference + offsets).clamp(-1, 1), reference
+        points = reference + offsets
+        return points.tanh() if convention == 'dat' else points.clamp(-1, 1), reference
+    if range_factor == 0 and convention == 'dat':
+        return reference + offsets, reference
     cell = reference.new_tensor([range_factor / n for n in spans(size, convention)])
     return reference + offsets.tanh() * cell, reference
 
@@ -65,7 +80,55 @@ def position_bias(table, queries, points):
     return rearrange(sample(table, displacement), '(b g) h n k -> b (g h) n k', b=batch)
 
 
-def deformable_attention(q, k, v, points, table, convention, dropout=0.0):
+def log_displacements(queries, points):
+    """What the log-spaced continuous position bias looks at (log-CPB; Swin Transformer V2, eq. 4, as DAT++ uses it):
+    sign(u) log2(1 + |u|) / log2(8) of u = 4 (query - point) on each axis.
+
+    Args:
+        queries (Tensor): (N, 2), normalised.
+        points (Tensor): (B, G, K, 2), normalised.
+
+    Returns:
+        Tensor: (B, G, N, K, 2), from about -1 to 1 for displacements inside the image.
+    """
+    u = 4 * (queries[:, None] - points[:, :, None])
+    return u.sign() * torch.log2(u.abs() + 1) / 3
+
+
+def resize_fixed_bias(table, queries, keys):
+    """A bias (h, N, K) for the queries and keys of one map size, stretched to another (h, N', K') by bilinear
+    interpolation of the flattened indices, as the authors' detection code does."""
+    if table.shape[1:] == (queries, keys):
+        return table
+    return F.interpolate(table[None], (queries, keys), mode='bilinear', align_corners=True)[0]
+
+
+def backend_refusals(name, q, dropout=0.0):
+    """Why a backend of `deformable_attention` cannot serve queries q (B, h, H, W, d); an empty list if it can.
+
+    `dense` holds the bias of all queries and keys and always runs; `separable` (exact, any device) and `flex` (one
+    fused CUDA kernel) never hold it.
+    """
+    if name == 'dense':
+        return []
+    if dropout:
+        return ['dropout of attention weights needs all the weights, which only dense holds']
+    return flex_refusals(q) if name == 'flex' else []
+
+
+def preferred_backends(q, k):
+    """The backends of `deformable_attention`, the fastest first.
+
+    FlexAttention comes first only in inference: it accumulates the gradient of the table with atomic additions, in no
+    fixed order, and a few entries get most of them.
+    """
+    small = q.shape[2] * q.shape[3] * k.shape[2] * k.shape[3] <= SMALL
+    names = ['dense', 'separable'] if small else ['separable', 'dense']
+    fused_first = q.device.type == 'cuda' and not torch.is_grad_enabled() and not small
+    return ['flex', *names] if fused_first else [*names, 'flex']
+
+
+def deformable_attention(q, k, v, points, table, convention, dropout=0.0, backend=None):
     """Attention of every query to the keys sampled at `points`, with a continuous relative position bias.
 
     Args:
@@ -75,14 +138,24 @@ def deformable_attention(q, k, v, points, table, convention, dropout=0.0):
         table (Tensor | None): (h, Ty, Tx) position bias table; None for no bias.
         convention (str): coordinate convention of the query grid, see `mmattn.ops.grid`.
         dropout (float): probability of dropping an attention weight.
+        backend (str | None): 'dense', 'separable' or 'flex', see `backend_refusals`; None takes the one that the
+            environment variable MMATTN_DEFORMABLE_ATTENTION names, or else the fastest that can run.
 
     Returns:
         Tensor: (B, h, H, W, d).
+
+    Raises:
+        ValueError: the backend asked for is unknown or cannot run, with its reasons.
     """
     size = q.shape[2:4]
-    bias = None
-    if table is not None:
-        queries = query_grid(size, convention, q.device).to(points.dtype).flatten(0, 1)
-        bias = position_bias(table, queries, points.flatten(2, 3))
-    out = attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), bias, dropout)
-    return out.unflatten(2, size)
+    if table is None:
+        return attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), None, dropout).unflatten(2, size)
+    grid = query_grid(size, convention, q.device).to(points.dtype)
+    name = choose_backend(preferred_backends(q, k), partial(backend_refusals, q=q, dropout=dropout),
+                          BACKEND_VARIABLE, backend)
+    k, v, points = k.flatten(2, 3), v.flatten(2, 3), points.flatten(2, 3)
+    if name == 'dense':
+        bias = position_bias(table, grid.flatten(0, 1), points)
+        return attention(q.flatten(2, 3), k, v, bias, dropout).unflatten(2, size)
+    attend = separable_attention if name == 'separable' else flex_deformable_attention
+    return attend(q, k, v, points, table, grid[:, 0, 0], grid[0, :, 1])
