@@ -159,3 +159,20 @@ def deformable_attention(q, k, v, points, table, convention, dropout=0.0, backen
         return attention(q.flatten(2, 3), k, v, bias, dropout).unflatten(2, size)
     attend = separable_attention if name == 'separable' else flex_deformable_attention
     return attend(q, k, v, points, table, grid[:, 0, 0], grid[0, :, 1])
+
+
+def point_attention(values, points, weights):
+    """Every query sums the values at points of its own (Deformable DETR; Zhu et al., ICLR 2021, eq. 2).
+
+    Args:
+        values (Tensor): (B, h, d, H, W).
+        points (Tensor): (B, h, Hq, Wq, P, 2), (y, x) normalised.
+        weights (Tensor): (B, h, Hq, Wq, P).
+
+    Returns:
+        Tensor: (B, h, d, Hq, Wq).
+    """
+    heads, size = values.shape[1], points.shape[2:4]
+    sampled = sample(values.flatten(0, 1), rearrange(points, 'b h y x p two -> (b h) (y x) p two'))
+    weights = rearrange(weights, 'b h y x p -> (b h) 1 (y x) p')
+    return (sampled * weights).sum(-1).unflatten(0, (-1, heads)).unflatten(-1, size)

@@ -66,3 +66,31 @@ def window_attention(q, k, v, table, window, shift=0):
                 bias = torch.stack([table[y - r + window[0] - 1, x - c + window[1] - 1, head] for r, c in keys])
                 out[head, y, x] = attention(q[head, y, x][None], k[head][index], v[head][index], bias)[0]
     return out
+
+
+def neighborhood_attention(q, k, v, table, kernel_size):
+    """Neighbourhood attention, one query at a time.
+
+    Args:
+        q, k, v (Tensor): (h, H, W, d).
+        table (Tensor): (h, 2 kernel_size - 1, 2 kernel_size - 1) bias by key - query.
+
+    Returns:
+        Tensor: (h, H, W, d).
+    """
+    heads, height, width, _ = q.shape
+
+    def window(i, side):
+        size = min(kernel_size, side)
+        start = min(max(i - kernel_size // 2, 0), side - size)
+        return range(start, start + size)
+
+    out = torch.empty_like(q)
+    for y in range(height):
+        for x in range(width):
+            keys = [(r, c) for r in window(y, height) for c in window(x, width)]
+            index = tuple(zip(*keys))
+            for head in range(heads):
+                bias = torch.stack([table[head, r - y + kernel_size - 1, c - x + kernel_size - 1] for r, c in keys])
+                out[head, y, x] = attention(q[head, y, x][None], k[head][index], v[head][index], bias)[0]
+    return out

@@ -1,0 +1,73 @@
+import math
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from mmattn.layers.checks import check_divides
+from mmattn.layers.precision import in_float32
+from mmattn.ops.deformable import point_attention
+from mmattn.ops.grid import key_grid
+
+
+class DeformableDETRAttention(nn.Module):
+    """Single-scale attention of Deformable DETR (Zhu et al., ICLR 2021, eq. 2), which the DAT paper compares with:
+    every query predicts points of its own and their weights; there is no dot product with keys.
+
+    Args:
+        embed_dims (int): channels C.
+        num_heads (int): heads h, must divide C.
+        num_points (int): points P per query and head.
+        map_size (tuple[int, int] | int): map size of the stored reference points. The authors' checkpoints hold them
+            as a parameter that does not train; maps of other sizes use the grid of the 'dat_pp' convention.
+        attn_drop_rate (float): dropout of the weights.
+        drop_rate (float): dropout of the output.
+
+    Shapes:
+        (B, C, H, W) -> (B, C, H, W)
+
+    Raises:
+        ValueError: heads do not divide the channels.
+    """
+
+    def __init__(self, embed_dims, num_heads, num_points=4, map_size=14, attn_drop_rate=0.0, drop_rate=0.0):
+        super().__init__()
+        check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
+        self.num_heads = num_heads
+        self.proj_off = nn.Linear(embed_dims, num_heads * num_points * 2)
+        self.proj_att = nn.Linear(embed_dims, num_heads * num_points)
+        self.proj_v = nn.Conv2d(embed_dims, embed_dims, 1)
+        self.proj_out = nn.Conv2d(embed_dims, embed_dims, 1)
+        self.attn_drop = nn.Dropout(attn_drop_rate)
+        self.drop = nn.Dropout(drop_rate)
+        size = (map_size, map_size) if isinstance(map_size, int) else tuple(map_size)
+        self.register_buffer('reference', key_grid(size, 'dat_pp'))
+        self._init_offsets(num_points)
+
+    def _init_offsets(self, num_points):
+        """Head i looks in direction i of a circle, its points 1, 2, ... steps away (section 4.1)."""
+        angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
+        direction = torch.stack([angle.cos(), angle.sin()], -1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        steps = torch.arange(1.0, num_points + 1)
+        nn.init.zeros_(self.proj_off.weight)
+        nn.init.zeros_(self.proj_att.weight)
+        nn.init.zeros_(self.proj_att.bias)
+        with torch.no_grad():
+            self.proj_off.bias.copy_((direction[:, None] * steps[:, None]).flatten())
+
+    def sampling_points(self, x):
+        """Where each query looks: (B, h, H, W, P, 2), (y, x) normalised, at least float32."""
+        offsets = in_float32(self.proj_off, x.permute(0, 2, 3, 1))
+        offsets = rearrange(offsets, 'b y x (h p two) -> b h y x p two', h=self.num_heads, two=2)
+        reference = self.reference
+        if reference.shape[:2] != x.shape[2:]:
+            reference = key_grid(x.shape[2:], 'dat_pp', x.device)
+        return reference.to(offsets.dtype)[:, :, None] + offsets
+
+    def forward(self, x):
+        weights = rearrange(self.proj_att(x.permute(0, 2, 3, 1)), 'b y x (h p) -> b h y x p', h=self.num_heads)
+        weights = self.attn_drop(weights.softmax(-1))
+        values = rearrange(self.proj_v(x), 'b (h d) y x -> b h d y x', h=self.num_heads)
+        out = point_attention(values, self.sampling_points(x), weights)
+        return self.drop(self.proj_out(rearrange(out, 'b h d y x -> b (h d) y x')))

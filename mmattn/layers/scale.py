@@ -1,0 +1,18 @@
+import torch
+from torch import nn
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel on a residual branch (Touvron et al., ICCV 2021, eq. 4).
+
+    Args:
+        embed_dims (int): channels C of the (B, C, H, W) map.
+        init_value (float): the factors at the start.
+    """
+
+    def __init__(self, embed_dims, init_value=1e-5):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((embed_dims,), float(init_value)))
+
+    def forward(self, x):
+        return x * self.gamma[:, None, None]
