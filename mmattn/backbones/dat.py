@@ -1,100 +1,232 @@
-"""Vision Transformer with Deformable Attention (Xia et al., CVPR 2022, arXiv:2201.00520)."""
+"""Vision Transformer with Deformable Attention: DAT (Xia et al., CVPR 2022, arXiv:2201.00520) and DAT++ (Xia et al.,
+2023, arXiv:2309.01430)."""
 from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import nn
 
 from mmattn.backbones.pyramid import Pyramid, Stage, linear_rates, resolve_arch
-from mmattn.layers import MLP, DeformableAttention, DropPath, LayerNorm2d, LocalAttention, ShiftedWindowAttention
+from mmattn.checkpoint.dat import translate
+from mmattn.layers import (
+    MLP,
+    DeformableAttention,
+    DepthwiseMLP,
+    DropPath,
+    LayerNorm2d,
+    LayerScale,
+    LocalAttention,
+    NeighborhoodAttention,
+    ShiftedWindowAttention,
+    SpatialReductionAttention,
+)
 from mmattn.registry import MODELS
 
 
 @dataclass
 class DATStage:
-    """One stage of DAT.
+    """One stage of DAT or DAT++.
 
     Args:
         embed_dims (int): channels.
         num_heads (int): attention heads.
-        blocks (str): the attention of each block, a letter each: L local, S shifted window, D deformable.
-        window_size (int): side of the windows of L and S.
+        blocks (str): the kind of each block, a letter each: L local, S shifted window, N neighbourhood, D deformable
+            and P spatial-reduction attention, X depth-wise convolution.
+        window_size (int): side of the windows of L and S, and of the convolution of X.
+        kernel_size (int): side of the neighbourhood of N.
+        sr_ratio (int): P shrinks its keys by this factor along each side.
+        stride (int): pixels per sampling point of D.
         offset_groups (int): groups of D with sampling points of their own.
         offset_kernel_size (int): depth-wise kernel of the offset network of D.
-        offset_range_factor (float): bound of the offsets of D in cells; negative clamps points to the image.
-        stride (int): pixels per sampling point of D.
+        offset_range_factor (float): bound of the offsets of D in cells; negative keeps the points in the image.
+        offsets (bool): whether the points of D leave their grid.
+        position_bias (str): of D: 'table', 'log_cpb', 'fixed', 'depthwise' or 'none' (see `DeformableAttention`).
+        lpu (bool): add a 3 x 3 depth-wise convolution to the input of each block (local perception unit; CMT, eq. 1).
+        mlp (str): 'linear', 'depthwise', or 'depthwise_residual' (see `DepthwiseMLP`).
+        layer_scale (float): first value of a factor per channel on each branch; 0 for none.
     """
     embed_dims: int
     num_heads: int
     blocks: str
     window_size: int = 7
+    kernel_size: int = 7
+    sr_ratio: int = 1
+    stride: int = 1
     offset_groups: int = 1
     offset_kernel_size: int = 5
     offset_range_factor: float = 2.0
-    stride: int = 1
+    offsets: bool = True
+    position_bias: str = 'table'
+    lpu: bool = False
+    mlp: str = 'linear'
+    layer_scale: float = 0.0
 
-    def attention(self, kind, table_size, **drop):
-        """The attention layer that a letter stands for."""
+    def block(self, kind, table_size, convention, mlp_ratio, drop_rate, attn_drop_rate, drop_path_rate):
+        """The block that a letter stands for."""
+        mlp = self._mlp(mlp_ratio, drop_rate)
+        if kind == 'X':
+            return ConvolutionBlock(self, mlp, drop_path_rate)
+        dims, heads = self.embed_dims, self.num_heads
+        drop = dict(attn_drop_rate=attn_drop_rate, drop_rate=drop_rate)
         if kind == 'L':
-            return LocalAttention(self.embed_dims, self.num_heads, self.window_size, **drop)
-        if kind == 'S':
-            return ShiftedWindowAttention(self.embed_dims, self.num_heads, self.window_size, **drop)
-        if kind == 'D':
-            return DeformableAttention(self.embed_dims, self.num_heads, self.offset_groups, self.stride,
-                                       self.offset_kernel_size, self.offset_range_factor, table_size, **drop)
-        raise ValueError(f'block {kind!r} in blocks={self.blocks!r} is unknown; '
-                         'use L (local), S (shifted window) or D (deformable)')
+            attention = LocalAttention(dims, heads, self.window_size, **drop)
+        elif kind == 'S':
+            attention = ShiftedWindowAttention(dims, heads, self.window_size, **drop)
+        elif kind == 'N':
+            attention = NeighborhoodAttention(dims, heads, self.kernel_size, **drop)
+        elif kind == 'P':
+            attention = SpatialReductionAttention(dims, heads, self.sr_ratio, **drop)
+        elif kind == 'D':
+            attention = DeformableAttention(
+                dims, heads, self.offset_groups, self.stride, self.offset_kernel_size, self.offset_range_factor,
+                self.offsets, self.position_bias, table_size, convention, **drop)
+        else:
+            raise ValueError(f'block {kind!r} in blocks={self.blocks!r} is unknown; use L (local), S (shifted window), '
+                             'N (neighbourhood), D (deformable), P (spatial reduction) or X (convolution)')
+        return Block(self, attention, mlp, drop_path_rate)
+
+    def _mlp(self, mlp_ratio, drop_rate):
+        if self.mlp == 'linear':
+            return MLP(self.embed_dims, mlp_ratio, drop_rate)
+        if self.mlp in ('depthwise', 'depthwise_residual'):
+            return DepthwiseMLP(self.embed_dims, mlp_ratio, drop_rate, residual=self.mlp == 'depthwise_residual')
+        raise ValueError(f'mlp={self.mlp!r} is unknown; choose one of linear, depthwise, depthwise_residual')
 
 
-def _arch(dims, heads, depth, groups):
+class LocalPerceptionUnit(nn.Conv2d):
+    """x + 3 x 3 depth-wise convolution of x (CMT; Guo et al., CVPR 2022, eq. 1)."""
+
+    def __init__(self, embed_dims):
+        super().__init__(embed_dims, embed_dims, 3, padding=1, groups=embed_dims)
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)); both branches under layer scale and stochastic depth, behind a
+    local perception unit where the stage has one."""
+
+    def __init__(self, stage, attention, mlp, drop_path_rate):
+        super().__init__()
+        dims = stage.embed_dims
+        self.lpu = LocalPerceptionUnit(dims) if stage.lpu else nn.Identity()
+        self.norm1 = LayerNorm2d(dims)
+        self.attn = attention
+        self.scale1 = LayerScale(dims, stage.layer_scale) if stage.layer_scale > 0 else nn.Identity()
+        self.norm2 = LayerNorm2d(dims)
+        self.mlp = mlp
+        self.scale2 = LayerScale(dims, stage.layer_scale) if stage.layer_scale > 0 else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x):
+        x = self.lpu(x)
+        x = x + self.drop_path(self.scale1(self.attn(self.norm1(x))))
+        return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+
+
+class ConvolutionBlock(nn.Module):
+    """x + mlp(norm(depth-wise convolution of x)) (ConvNeXt; Liu et al., CVPR 2022, figure 4)."""
+
+    def __init__(self, stage, mlp, drop_path_rate):
+        super().__init__()
+        dims = stage.embed_dims
+        self.lpu = LocalPerceptionUnit(dims) if stage.lpu else nn.Identity()
+        self.conv = nn.Conv2d(dims, dims, stage.window_size, padding=stage.window_size // 2, groups=dims)
+        self.norm = LayerNorm2d(dims)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x):
+        x = self.lpu(x)
+        return x + self.drop_path(self.mlp(self.norm(self.conv(x))))
+
+
+class PatchEmbed(nn.Sequential):
+    """Non-overlapping patches -> channels, then layer norm.
+
+    Args:
+        in_channels, out_channels (int): channels.
+        patch_size (int): side of a patch.
+        bias (bool): whether the projection has one.
+        pad (bool): True completes the last patches with zeros; False leaves out rows and columns that do not fill
+            one, unless there is no whole patch.
+    """
+
+    def __init__(self, in_channels, out_channels, patch_size, bias=True, pad=True):
+        super().__init__(nn.Conv2d(in_channels, out_channels, patch_size, patch_size, bias=bias),
+                         LayerNorm2d(out_channels))
+        self.patch_size = patch_size
+        self.pad = pad
+
+    def forward(self, x):
+        bottom, right = (-side % self.patch_size if self.pad else max(self.patch_size - side, 0)
+                         for side in x.shape[2:])
+        if bottom or right:
+            x = nn.functional.pad(x, (0, right, 0, bottom))
+        return super().forward(x)
+
+
+def _stem(kind, in_channels, dims, patch_size, pad):
+    if kind == 'patch':
+        return PatchEmbed(in_channels, dims, patch_size, pad=pad)
+    if kind == 'overlapping':
+        return nn.Sequential(nn.Conv2d(in_channels, dims, 7, patch_size, 3), LayerNorm2d(dims))
+    if kind == 'convolutional':
+        stride = patch_size // 2
+        return nn.Sequential(nn.Conv2d(in_channels, dims // 2, 3, stride, 1), LayerNorm2d(dims // 2), nn.GELU(),
+                             nn.Conv2d(dims // 2, dims, 3, stride, 1), LayerNorm2d(dims))
+    raise ValueError(f'stem={kind!r} is unknown; choose one of patch, overlapping, convolutional')
+
+
+def _downsample(kind, in_dims, out_dims, pad):
+    if kind == 'patch':
+        return PatchEmbed(in_dims, out_dims, 2, bias=False, pad=pad)
+    return nn.Sequential(nn.Conv2d(in_dims, out_dims, 3, 2, 1, bias=False), LayerNorm2d(out_dims))
+
+
+def _dat(dims, heads, depth, groups):
     blocks = ('LS', 'LS', 'LD' * (depth // 2), 'LD')
     return [dict(embed_dims=d, num_heads=h, blocks=b, offset_groups=g, offset_kernel_size=k)
             for d, h, b, g, k in zip(dims, heads, blocks, (1, 1, *groups), (9, 7, 5, 3))]
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); both branches under stochastic depth."""
-
-    def __init__(self, embed_dims, attention, mlp_ratio, drop_rate, drop_path_rate):
-        super().__init__()
-        self.norm1 = LayerNorm2d(embed_dims)
-        self.attn = attention
-        self.norm2 = LayerNorm2d(embed_dims)
-        self.mlp = MLP(embed_dims, mlp_ratio, drop_rate)
-        self.drop_path = DropPath(drop_path_rate)
-
-    def forward(self, x):
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+def _dat_pp(dims, heads, groups):
+    blocks = ('ND', 'NDND', 'ND' * 9, 'DD')
+    return [dict(embed_dims=d, num_heads=h, blocks=b, offset_groups=g, offset_kernel_size=k, stride=s,
+                 offset_range_factor=-1, lpu=True, mlp='depthwise_residual')
+            for d, h, b, g, k, s in zip(dims, heads, blocks, groups, (9, 7, 5, 3), (8, 4, 2, 1))]
 
 
 @MODELS.register_module()
 class DAT(Pyramid):
-    """DAT backbone: local and shifted-window attention first, deformable attention in the last two stages.
+    """DAT backbone (CVPR 2022): local and shifted-window attention first, deformable attention in the last two stages.
 
     Args:
         arch (str | Sequence[dict]): 'tiny', 'small', 'base', or a list of four dicts with the fields of `DATStage`.
         in_channels (int): channels of the image.
-        patch_size (int): side of the patches that the stem embeds.
+        patch_size (int): the stem shrinks the image by this factor along each side.
+        stem (str): 'patch' embeds patches that do not overlap, here and between stages; 'overlapping' embeds 7 x 7
+            patches, 'convolutional' has two 3 x 3 convolutions, and both have 3 x 3 convolutions between stages.
+        pad_patches (bool): complete the last row and column of patches with zeros. False leaves out what does not
+            fill a patch, as the authors' code does; it matters where `patch_size` * 8 does not divide the image.
+        convention (str): coordinates of deformable attention, 'dat' or 'dat_pp' (see `mmattn.ops.grid`).
         mlp_ratio (float): hidden channels of an MLP / channels.
         pretrain_img_size (int): image side for which the position bias tables hold one entry per displacement;
             224 in the published models. Any image size works whatever this is.
         drop_rate (float): dropout of layer outputs.
         attn_drop_rate (float): dropout of attention weights.
         drop_path_rate (float): stochastic depth of the last block, rising linearly from 0 at the first.
-        out_indices (Sequence[int]): stages to return.
-        frozen_stages (int): -1 trains everything; n >= 0 freezes the stem and the first n stages.
-        norm_eval (bool): keep batch norms in eval mode; DAT has none of its own.
         with_cp (bool): recompute blocks in the backward pass instead of storing them.
-        out_norm (bool): layer norm on each returned map, as the published detectors and segmentors have.
-        init_cfg (dict | None): initialization as MMEngine describes it.
+        pyramid: `out_indices`, `frozen_stages`, `norm_eval`, `out_norm` and `init_cfg` as in
+            `mmattn.backbones.pyramid.Pyramid`.
 
     Shapes:
         (B, in_channels, H, W) -> one (B, embed_dims of the stage, H / (4, 8, 16, 32), W / (4, 8, 16, 32)) per
-        entry of `out_indices`; sides are rounded up.
+        entry of `out_indices`; sides are rounded up (down with `pad_patches=False`, but never to 0).
 
     Raises:
-        ValueError: unknown arch or block letter, heads that do not divide the channels, groups that do not divide
-            the heads, out_indices or frozen_stages out of range.
+        ValueError: unknown arch, stem, convention or block letter, heads that do not divide the channels, groups that
+            do not divide the heads, out_indices or frozen_stages out of range.
 
     Example:
         >>> for x in DAT(arch='tiny')(torch.rand(1, 3, 200, 320)):
@@ -106,14 +238,15 @@ class DAT(Pyramid):
     """
 
     arch_zoo = {
-        'tiny': _arch((96, 192, 384, 768), (3, 6, 12, 24), depth=6, groups=(3, 6)),
-        'small': _arch((96, 192, 384, 768), (3, 6, 12, 24), depth=18, groups=(3, 6)),
-        'base': _arch((128, 256, 512, 1024), (4, 8, 16, 32), depth=18, groups=(4, 8)),
+        'tiny': _dat((96, 192, 384, 768), (3, 6, 12, 24), depth=6, groups=(3, 6)),
+        'small': _dat((96, 192, 384, 768), (3, 6, 12, 24), depth=18, groups=(3, 6)),
+        'base': _dat((128, 256, 512, 1024), (4, 8, 16, 32), depth=18, groups=(4, 8)),
     }
+    translate = staticmethod(translate)
 
-    def __init__(self, arch='tiny', in_channels=3, patch_size=4, mlp_ratio=4.0, pretrain_img_size=224, drop_rate=0.0,
-                 attn_drop_rate=0.0, drop_path_rate=0.0, out_indices=(0, 1, 2, 3), frozen_stages=-1, norm_eval=False,
-                 with_cp=False, out_norm=True, init_cfg=None):
+    def __init__(self, arch='tiny', in_channels=3, patch_size=4, stem='patch', pad_patches=True, convention='dat',
+                 mlp_ratio=4.0, pretrain_img_size=224, drop_rate=0.0, attn_drop_rate=0.0, drop_path_rate=0.0,
+                 with_cp=False, **pyramid):
         specs = [DATStage(**stage) for stage in resolve_arch(arch, self.arch_zoo)]
         dims = [spec.embed_dims for spec in specs]
         rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))
@@ -121,28 +254,36 @@ class DAT(Pyramid):
         for i, spec in enumerate(specs):
             table_size = max(pretrain_img_size // (patch_size * 2 ** i), 1)
             stages.append(Stage([
-                Block(spec.embed_dims,
-                      spec.attention(kind, table_size, attn_drop_rate=attn_drop_rate, drop_rate=drop_rate),
-                      mlp_ratio, drop_rate, next(rates)) for kind in spec.blocks], with_cp))
+                spec.block(kind, table_size, convention, mlp_ratio, drop_rate, attn_drop_rate, next(rates))
+                for kind in spec.blocks], with_cp))
         super().__init__(
-            stem=Downsample(in_channels, dims[0], patch_size),
+            stem=_stem(stem, in_channels, dims[0], patch_size, pad_patches),
             stages=stages,
-            downsamples=[Downsample(*pair, 2, bias=False) for pair in pairwise(dims)],
-            dims=dims, out_indices=out_indices, frozen_stages=frozen_stages, norm_eval=norm_eval, out_norm=out_norm,
-            init_cfg=init_cfg)
+            downsamples=[_downsample(stem, *pair, pad_patches) for pair in pairwise(dims)],
+            dims=dims, **pyramid)
 
 
-class Downsample(nn.Sequential):
-    """Non-overlapping patches -> channels, then layer norm; the map is padded to whole patches."""
+@MODELS.register_module()
+class DATPlusPlus(DAT):
+    """DAT++ backbone (2023): neighbourhood and deformable attention in every stage, convolutions in the stem, between
+    stages, before each block (local perception units) and in the MLPs.
 
-    def __init__(self, in_channels, out_channels, patch_size, bias=True):
-        super().__init__(nn.Conv2d(in_channels, out_channels, patch_size, patch_size, bias=bias),
-                         LayerNorm2d(out_channels))
-        self.patch_size = patch_size
+    Args and shapes as in `DAT`; `arch` is 'tiny', 'small', 'base' or a list of stages.
 
-    def forward(self, x):
-        height, width = x.shape[2:]
-        bottom, right = -height % self.patch_size, -width % self.patch_size
-        if bottom or right:
-            x = nn.functional.pad(x, (0, right, 0, bottom))
-        return super().forward(x)
+    Example:
+        >>> for x in DATPlusPlus(arch='tiny')(torch.rand(1, 3, 200, 320)):
+        ...     print(tuple(x.shape))
+        (1, 64, 50, 80)
+        (1, 128, 25, 40)
+        (1, 256, 13, 20)
+        (1, 512, 7, 10)
+    """
+
+    arch_zoo = {
+        'tiny': _dat_pp((64, 128, 256, 512), (2, 4, 8, 16), groups=(1, 2, 4, 8)),
+        'small': _dat_pp((96, 192, 384, 768), (3, 6, 12, 24), groups=(1, 2, 3, 6)),
+        'base': _dat_pp((128, 256, 512, 1024), (4, 8, 16, 32), groups=(2, 4, 8, 16)),
+    }
+
+    def __init__(self, arch='tiny', stem='convolutional', convention='dat_pp', **kwargs):
+        super().__init__(arch, stem=stem, convention=convention, **kwargs)

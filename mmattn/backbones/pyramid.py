@@ -1,9 +1,14 @@
 """What the backbones share: a stem, stages with a downsampling before each but the first, a norm per output."""
+import re
+
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmattn.checkpoint.convert import load_backbone
+from mmattn.checkpoint.reading import read_checkpoint, state_dict_of
 from mmattn.layers import LayerNorm2d
 
 
@@ -64,11 +69,18 @@ class Pyramid(BaseModule):
             into them, and keeps them in eval mode.
         norm_eval (bool): keep batch norms in eval mode during training.
         out_norm (bool): layer norm on each returned map, as the published detectors and segmentors have.
-        init_cfg (dict | None): initialization as MMEngine describes it.
+        init_cfg (dict | None): initialization as MMEngine describes it. `dict(type='Pretrained', checkpoint=…)` takes
+            our files and the authors', of classifiers, detectors and segmentors; position bias tables of another size
+            are resized, and a file that does not fit raises `CheckpointError`.
+
+    Attributes:
+        translate (Callable): the authors' parameters -> ours, see `mmattn.checkpoint.convert.convert`.
     """
 
-    def __init__(self, stem, stages, downsamples, dims, out_indices, frozen_stages=-1, norm_eval=False, out_norm=True,
-                 init_cfg=None):
+    translate = None
+
+    def __init__(self, stem, stages, downsamples, dims, out_indices=(0, 1, 2, 3), frozen_stages=-1, norm_eval=False,
+                 out_norm=True, init_cfg=None):
         super().__init__(init_cfg)
         out_indices = tuple(out_indices)
         if not out_indices or list(out_indices) != sorted(set(out_indices)) or not (
@@ -103,6 +115,23 @@ class Pyramid(BaseModule):
                 if isinstance(module, _BatchNorm):
                     module.eval()
         return self
+
+    def init_weights(self):
+        pretrained = self.init_cfg if isinstance(self.init_cfg, dict) else {}
+        if pretrained.get('type') != 'Pretrained':
+            super().init_weights()
+            return
+        path = pretrained['checkpoint']
+        result = load_backbone(self, state_dict_of(read_checkpoint(path), path), self.translate)
+        print_log(f'{type(self).__name__} starts from {path}: {str(result).splitlines()[-1]}', 'current')
+        self._is_init = True
+
+    def left_out(self, name):
+        """Whether a parameter of the whole architecture is not built, because `out_indices` does not need it."""
+        last = self.out_indices[-1]
+        match = re.match(r'(stages|downsamples|norms)\.(\d)\.', name)
+        return bool(match) and (int(match[2]) not in self.out_indices if match[1] == 'norms' else
+                                int(match[2]) > last - (match[1] == 'downsamples'))
 
     def _freeze(self):
         frozen = [self.stem] if self.frozen_stages >= 0 else []

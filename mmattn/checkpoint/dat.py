@@ -1,32 +1,74 @@
-"""Parameter names of the authors' DAT (CVPR 2022) -> ours."""
+"""Parameter names of the authors' DAT (CVPR 2022) and DAT++ -> ours."""
 import re
 
-# (authors' pattern, our name); the first that matches the whole name wins. An empty name drops the entry.
-RULES = [
-    (r'patch_proj\.0\.(\w+)', r'stem.0.\1'),
-    (r'patch_proj\.1\.norm\.(\w+)', r'stem.1.\1'),
+# (authors' pattern, our name); the first that matches the whole name wins. An empty name drops the entry: it is
+# derived, or belongs to the classifier.
+ATTENTION = [
+    (r'relative_position_index|attn_mask', ''),
+    (r'conv_offset\.([03])\.(\w+)', r'offset.\1.\2'),
+    (r'conv_offset\.1\.norm\.(\w+)', r'offset.1.\1'),
+    (r'rpe_table\.(weight|bias)', r'rpe_conv.\1'),
+    (r'rpe_table\.([02])\.(\w+)', r'rpe_mlp.\1.\2'),
+    (r'proj_ds\.0\.(\w+)', r'reduction.0.\1'),
+    (r'proj_ds\.1\.norm\.(\w+)', r'reduction.1.\1'),
+    (r'(proj_\w+|qkv|q|kv|proj)\.(weight|bias)', r'\1.\2'),
+    (r'rpe_table|relative_position_bias_table|rpb|reference', r'\g<0>'),
+]
+MLP = [
+    (r'chunk\.linear([12])\.(\w+)', r'fc\1.\2'),
+    (r'linear([12])(?:\.0)?\.(\w+)', r'fc\1.\2'),
+    (r'dwc\.(\w+)', r'conv.\1'),
+]
+BACKBONE = [
+    (r'patch_proj\.([03])\.(\w+)', r'stem.\1.\2'),
+    (r'patch_proj\.([14])\.norm\.(\w+)', r'stem.\1.\2'),
     (r'down_projs\.(\d)\.0\.(\w+)', r'downsamples.\1.0.\2'),
     (r'down_projs\.(\d)\.1\.norm\.(\w+)', r'downsamples.\1.1.\2'),
     (r'norms\.(\d)\.norm\.(\w+)', r'norms.\1.\2'),
-    (r'stages\.(\d)\.layer_norms\.(\d+)\.norm\.(\w+)',
-     lambda m: f'stages.{m[1]}.blocks.{int(m[2]) // 2}.norm{int(m[2]) % 2 + 1}.{m[3]}'),
-    (r'stages\.(\d)\.mlps\.(\d+)\.chunk\.linear([12])\.(\w+)', r'stages.\1.blocks.\2.mlp.fc\3.\4'),
-    (r'stages\.(\d)\.attns\.(\d+)\.(relative_position_index|attn_mask)', ''),
-    (r'stages\.(\d)\.attns\.(\d+)\.conv_offset\.([03])\.(\w+)', r'stages.\1.blocks.\2.attn.offset.\3.\4'),
-    (r'stages\.(\d)\.attns\.(\d+)\.conv_offset\.1\.norm\.(\w+)', r'stages.\1.blocks.\2.attn.offset.1.\3'),
-    (r'stages\.(\d)\.attns\.(\d+)\.(.+)', r'stages.\1.blocks.\2.attn.\3'),
     (r'cls_(norm\.norm|head)\.\w+', ''),
+]
+BLOCK = [
+    (r'layer_norms\.(\d+)\.norm\.(\w+)', lambda m: f'{int(m[1]) // 2}.norm{int(m[1]) % 2 + 1}.{m[2]}'),
+    (r'layer_scales\.(\d+)\.(?:gamma|weight)', lambda m: f'{int(m[1]) // 2}.scale{int(m[1]) % 2 + 1}.gamma'),
+    (r'local_perception_units\.(\d+)\.(\w+)', r'\1.lpu.\2'),
+    (r'ln_cnvnxt\.(\d+)\.norm\.(\w+)', r'\1.norm.\2'),
+    (r'attns\.(\d+)\.(weight|bias)', r'\1.conv.\2'),
+    (r'attns\.(\d+)\.(.+)', lambda m: _inside(f'{m[1]}.attn.', ATTENTION, m[2])),
+    (r'mlps\.(\d+)\.(.+)', lambda m: _inside(f'{m[1]}.mlp.', MLP, m[2])),
 ]
 
 
-def rename(key):
-    """Our name for an authors' parameter.
+def translate(key, value):
+    """Our name and layout for a parameter of an authors' backbone.
 
     Returns:
-        str | None: '' where the entry is derived or belongs to the classifier, None where the name is unknown.
+        tuple[str | None, Tensor]: the name is '' where the entry is derived or belongs to the classifier, None where
+        it is unknown. A 1 x 1 convolution becomes the matrix of a linear map.
     """
-    for pattern, name in RULES:
+    name = rename(key)
+    return name, value.flatten(1) if name and '.mlp.fc' in name and value.ndim == 4 else value
+
+
+def translate_attention(key, value):
+    """The same for one of the authors' attention layers alone."""
+    return _apply(ATTENTION, key), value
+
+
+def rename(key):
+    """Our name for a parameter of an authors' backbone, '' or None as in `translate`."""
+    match = re.fullmatch(r'stages\.(\d)\.(.+)', key)
+    return _inside(f'stages.{match[1]}.blocks.', BLOCK, match[2]) if match else _apply(BACKBONE, key)
+
+
+def _apply(rules, key):
+    for pattern, name in rules:
         match = re.fullmatch(pattern, key)
         if match:
             return name(match) if callable(name) else match.expand(name)
     return None
+
+
+def _inside(prefix, rules, key):
+    """Apply rules behind a prefix, which is left out where they drop the entry or do not know it."""
+    name = _apply(rules, key)
+    return prefix + name if name else name

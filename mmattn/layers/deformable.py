@@ -14,7 +14,7 @@ from mmattn.ops.deformable import (
     resize_fixed_bias,
     sample_groups,
 )
-from mmattn.ops.grid import check_convention, key_grid, query_grid
+from mmattn.ops.grid import check_convention, query_grid
 
 POSITION_BIASES = ('table', 'log_cpb', 'fixed', 'depthwise', 'none')
 
@@ -32,7 +32,8 @@ class DeformableAttention(nn.Module):
         num_heads (int): heads h, must divide C.
         offset_groups (int): groups G with points of their own, must divide h.
         stride (int): pixels of the map per sampled point, along each side.
-        offset_kernel_size (int): depth-wise kernel of the offset network, odd or equal to the stride.
+        offset_kernel_size (int): depth-wise kernel of the offset network, padded by half of it, or with 'dat_pp'
+            not at all where it equals the stride.
         offset_range_factor (float): s >= 0 bounds offsets to s cells; negative keeps the points in the image.
             See `mmattn.ops.deformable.deform_points`.
         offsets (bool): False leaves the points on the uniform grid and averages the pixels of each cell.
@@ -98,7 +99,7 @@ class DeformableAttention(nn.Module):
             nn.init.trunc_normal_(self.rpe_table, std=0.01)
 
     def _offset_network(self, dims, kernel_size):
-        padding = 0 if kernel_size == self.stride else kernel_size // 2
+        padding = 0 if kernel_size == self.stride and self.convention == 'dat_pp' else kernel_size // 2
         return nn.Sequential(
             nn.Conv2d(dims, dims, kernel_size, self.stride, padding, groups=dims),
             LayerNorm2d(dims),
@@ -116,8 +117,8 @@ class DeformableAttention(nn.Module):
         """
         if self.offset is None:
             size = [-(-side // self.stride) for side in q.shape[2:]]
-            references = key_grid(size, self.convention, q.device).to(q.dtype)
-            return references.expand(len(q), self.offset_groups, -1, -1, -1), references
+            return deform_points(q.new_zeros(len(q), self.offset_groups, *size, 2), self.offset_range_factor,
+                                 self.convention)
         q = rearrange(q, 'b (g c) h w -> (b g) c h w', g=self.offset_groups)
         conv = self.offset[0]
         bottom, right = (max(k - 2 * p - side, 0) for k, p, side in zip(conv.kernel_size, conv.padding, q.shape[2:]))

@@ -73,7 +73,8 @@ def _trial(device, dtype, dims):
                 results.append([out, *torch.autograd.grad(out.float().square().sum(), leaves)])
     except Exception as error:      # whatever the compiler raises, the answer is to do without it
         return f'FlexAttention failed on {device}: {type(error).__name__}: {str(error).splitlines()[0]}'
-    for name, flex, plain in zip(('output', *(f'gradient of {n}' for n in ('q', 'k', 'v', 'points', 'table'))), *results):
+    names = ('output', *(f'gradient of {name}' for name in ('q', 'k', 'v', 'points', 'table')))
+    for name, flex, plain in zip(names, *results):
         error = ((flex - plain).float().norm() / plain.float().norm()).item()
         if not error <= TOLERANCE:
             return f'FlexAttention errs by {error:.1e} in the {name} on {device}'

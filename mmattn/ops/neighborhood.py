@@ -131,6 +131,7 @@ def _runs(side, kernel_size, device):
         key = torch.arange(shift, shift + strip, device=device)
         start = torch.tensor(starts, device=device)[:, None]
         offsets = key - torch.arange(tile, device=device)[:, None] + kernel_size - 1
-        runs.append(_Run(1 + len(rest), tile, strip, slice(first, last + tile), slice(first + shift, last + shift + strip),
+        runs.append(_Run(1 + len(rest), tile, strip,
+                         slice(first, last + tile), slice(first + shift, last + shift + strip),
                          offsets.clamp(0, 2 * kernel_size - 2), (key < start) | (key >= start + window)))
     return runs

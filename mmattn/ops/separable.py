@@ -142,7 +142,8 @@ def _reads(positions, points, entries):
 class _KeyBlock:
     """n keys of one group of an image, and the products that make their bias for the queries of H rows, W columns."""
 
-    def __init__(self, batch, heads, span, query_blocks, points, rows, columns, table_shape, band, buffers, grad_points):
+    def __init__(self, batch, heads, span, query_blocks, points, rows, columns, table_shape, band, buffers,
+                 grad_points):
         self.batch, self.heads, self.span, self.query_blocks = batch, heads, span, query_blocks
         self.band, self.buffers, self.grad_points = band, buffers, grad_points
         self.size = (len(points), len(columns))

@@ -1,0 +1,121 @@
+"""Compare our modules with values of the authors' code: `python -m tests.parity CASE.json…`.
+
+A case names the parameters of a reference module and holds samples of its outputs and gradient (see `tests.filler`).
+The module is built here from the case's configuration, given the same weights through the checkpoint conversion, and
+run forward and backward. Prints a line per case; exits 1 if one is off by more than the tolerances.
+"""
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from mmattn.backbones import DAT
+from mmattn.checkpoint.convert import convert, fit
+from mmattn.checkpoint.dat import translate, translate_attention
+from mmattn.layers import DeformableAttention, DeformableDETRAttention
+from tests import filler
+
+OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 1e-4
+LATER = ('biformer_backbone', 'biformer_stl_backbone', 'bra', 'bra_nchw', 'crossformer_backbone')
+
+
+@dataclass
+class Subject:
+    """A module of ours with the weights of a case; `run` maps the input to the outputs that the case names."""
+    module: torch.nn.Module
+    translate: callable
+    run: callable
+
+
+def dat_attention(c):
+    position_bias = next((name for key, name in (('dwc_pe', 'depthwise'), ('fixed_pe', 'fixed'),
+                                                 ('log_cpb', 'log_cpb')) if c.get(key)), 'table')
+    v2 = c['generation'] == 'v2'
+    if not c['use_pe'] or (c['no_off'] and v2):
+        position_bias = 'none'
+    layer = DeformableAttention(
+        c['num_heads'] * c['head_dim'], c['num_heads'], c['num_groups'], c['stride'], c['kernel_size'],
+        c['offset_range_factor'], not c['no_off'], position_bias, c['table_size'], 'dat_pp' if v2 else 'dat')
+
+    def run(x):
+        points, _ = layer.sampling_points(layer.proj_q(x))
+        return dict(out=layer(x), points=points)
+
+    return Subject(layer, translate_attention, run)
+
+
+def ddetr_attention(c):
+    layer = DeformableDETRAttention(c['num_heads'] * c['head_dim'], c['num_heads'], c['points_per_query'],
+                                    c['table_size'])
+    return Subject(layer, translate_attention, lambda x: dict(out=layer(x)))
+
+
+def dat_backbone(c):
+    v2 = c['generation'] == 'v2'
+    plain = 'depthwise_residual' if v2 else 'depthwise'
+
+    def value(key, i, default):
+        return c[key][i] if key in c else default
+
+    def bias(i):
+        if not value('use_pes', i, False) or (v2 and value('no_offs', i, False)):
+            return 'none'
+        kinds = (('dwc_pes', 'depthwise'), ('fixed_pes', 'fixed'), ('log_cpb', 'log_cpb'))
+        return next((kind for key, kind in kinds if value(key, i, False)), 'table')
+
+    arch = [dict(
+        embed_dims=c['dims'][i], num_heads=c['heads'][i], blocks=''.join(c['stage_spec'][i]),
+        window_size=c['window_sizes'][i], kernel_size=value('nat_ksizes', i, 3), sr_ratio=max(c['sr_ratios'][i], 1),
+        stride=max(c['strides'][i], 1), offset_groups=max(c['groups'][i], 1),
+        offset_kernel_size=value('ksizes', i, (9, 7, 5, 3)[i]), offset_range_factor=c['offset_range_factor'][i],
+        offsets=not c['no_offs'][i], position_bias=bias(i), lpu=value('use_lpus', i, False),
+        mlp=plain if c['use_dwc_mlps'][i] else 'linear', layer_scale=max(value('layer_scale_values', i, 0), 0),
+    ) for i in range(4)]
+    convolutions = 'convolutional' if v2 else 'overlapping'
+    backbone = DAT(arch, patch_size=c['patch_size'], stem=convolutions if c['use_conv_patches'] else 'patch',
+                   convention='dat_pp' if v2 else 'dat', mlp_ratio=c['expansion'], pretrain_img_size=c['img_size'],
+                   pad_patches=False, out_norm=False)
+    return Subject(backbone, translate, lambda x: {f'stage{i}': out for i, out in enumerate(backbone(x))})
+
+
+KINDS = dict(dat_attention=dat_attention, ddetr_attention=ddetr_attention, dat_backbone=dat_backbone)
+
+
+def errors(case, dtype=torch.float32):
+    """Relative error of each output of a case and of the gradient of its input."""
+    subject = KINDS[case['kind']](case['config'])
+    state = {key: value.to(dtype) if value.is_floating_point() else value
+             for key, value in filler.state_dict(case).items()}
+    conversion = convert(state, subject.translate)
+    fit(conversion, subject.module)
+    subject.module.to(dtype).eval().load_state_dict(conversion.state)
+    x = filler.image(case).to(dtype).requires_grad_()
+    outputs = subject.run(x)
+    outputs['grad_input'], = torch.autograd.grad(sum(out.square().mean() for out in outputs.values()), x)
+    return filler.check(case, outputs)
+
+
+def main(paths):
+    if not paths:
+        sys.exit('usage: python -m tests.parity CASE.json…')
+    failed = 0
+    for path in paths:
+        case = filler.load(path)
+        if case['kind'] in LATER:
+            print(f'{case["name"]}: not yet ({case["kind"]})')
+            continue
+        if case['kind'] not in KINDS:
+            print(f'{case["name"]}: FAILED, unknown kind {case["kind"]!r}')
+            failed += 1
+            continue
+        found = errors(case)
+        wrong = [name for name, error in found.items()
+                 if not error <= (GRADIENT_TOLERANCE if name == 'grad_input' else OUTPUT_TOLERANCE)]
+        failed += bool(wrong)
+        line = '  '.join(f'{name} {error:.1e}' for name, error in found.items())
+        print(f'{case["name"]}: {"FAILED, " + ", ".join(wrong) if wrong else "ok"}  {line}')
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == '__main__':
+    main(sys.argv[1:])
