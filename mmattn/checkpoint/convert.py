@@ -69,7 +69,8 @@ def convert(state, translate):
 
 
 def fit(conversion, model):
-    """Resize what differs in size between a checkpoint and a model, and drop offset networks where it has none.
+    """Resize what differs in size between a checkpoint and a model, and drop what authors' models hold but never use:
+    offset networks where points do not move, layer scales of convolution blocks.
 
     Bias tables are resized by bicubic interpolation, as the authors' loading code does.
 
@@ -83,8 +84,7 @@ def fit(conversion, model):
     targets = model.state_dict()
     for name, value in list(conversion.state.items()):
         if name not in targets:
-            if '.offset.' in f'.{name}' and not any(n.startswith(name.rpartition('offset.')[0] + 'offset.')
-                                                    for n in targets):
+            if _is_unused(name, targets):
                 conversion.dropped.append(name)
                 del conversion.state[name]
             continue
@@ -102,6 +102,14 @@ def fit(conversion, model):
             raise CheckpointError(f'{name} has shape {list(value.shape)} in the checkpoint, {list(shape)} in the model')
         conversion.state[name] = resized.to(value.dtype)
         conversion.resized[name] = (value.shape, shape)
+
+
+def _is_unused(name, targets):
+    layer, _, leaf = name.rpartition('offset.')
+    if leaf and f'{layer}proj_q.weight' in targets:
+        return not any(target.startswith(f'{layer}offset.') for target in targets)
+    block, _, leaf = name.rpartition('scale')
+    return leaf in ('1.gamma', '2.gamma') and f'{block}conv.weight' in targets
 
 
 def load_backbone(model, state, translate):

@@ -42,8 +42,8 @@ def deform_points(offsets, range_factor, convention):
         return points.tanh() if convention == 'dat' else points.clamp(-1, 1), reference
     if range_factor == 0 and convention == 'dat':
         return reference + offsets, reference
-    cell = reference.new_tensor([range_factor / n for n in spans(size, convention)])
-    return reference + offsets.tanh() * cell, reference
+    cell = reference.new_tensor([1 / n for n in spans(size, convention)])
+    return reference + offsets.tanh() * cell * range_factor, reference
 
 
 def sample_groups(x, points):

@@ -58,7 +58,7 @@ def query_grid(size, convention, device=None):
 
 
 def _grid(size, start, convention, device):
-    axes = [(torch.arange(n, dtype=torch.float32, device=device) + start) * (2 / span) - 1
+    axes = [(torch.arange(n, dtype=torch.float32, device=device) + start) / span * 2 - 1
             for n, span in zip(size, spans(size, convention))]
     return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1)
 
