@@ -35,27 +35,32 @@ def add_common_options(parser):
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by older launchers')
 
 
-def load_config(args):
-    """Read the config, apply the options, choose the work directory.
+def read_config(path):
+    """Read a config file.
 
     Raises:
-        UsageError: the file is missing, does not parse, or needs a package that is not installed.
+        UsageError: it is missing, does not parse, or needs a package that is not installed.
     """
     from mmengine.config import Config
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise UsageError(f'config not found: {Path(args.config).absolute()}')
+    if not Path(path).is_file():
+        raise UsageError(f'config not found: {Path(path).absolute()}')
     try:
-        cfg = Config.fromfile(args.config)
+        return Config.fromfile(path)
     except ImportError as error:
         missing = [module for module in DISTRIBUTIONS if module in str(error) and find_spec(module) is None]
         try:
             require(*missing)
         except ImportError as advice:
             error = advice
-        raise UsageError(f'{args.config}: {error}') from error
+        raise UsageError(f'{path}: {error}') from error
     except (FileNotFoundError, SyntaxError, KeyError, TypeError) as error:
-        raise UsageError(f'{args.config} cannot be read: {error}') from error
+        raise UsageError(f'{path} cannot be read: {error}') from error
+
+
+def load_config(args):
+    """Read the config that the options name, apply them, choose the work directory."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config(args.config)
     cfg.merge_from_dict(args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)

@@ -14,11 +14,13 @@ class Conversion:
 
     Args:
         state (dict[str, Tensor]): parameters under our names.
+        prefix (str): what stands before the names of the backbone, 'backbone.' or nothing.
         renamed (dict[str, str]): their name -> ours, where it differs.
         dropped (list[str]): entries that are derived or that the model has no use for.
         resized (dict[str, tuple]): our name -> (their shape, our shape).
     """
     state: dict
+    prefix: str = ''
     renamed: dict = field(default_factory=dict)
     dropped: list = field(default_factory=list)
     resized: dict = field(default_factory=dict)
@@ -48,7 +50,7 @@ def convert(state, translate):
         CheckpointError: names that `translate` does not know, some of them named.
     """
     prefix = BACKBONE if any(key.startswith(BACKBONE) for key in state) else ''
-    result, unknown = Conversion({}), []
+    result, unknown = Conversion({}, prefix), []
     for key, value in state.items():
         if not key.startswith(prefix):
             result.state[key] = value
@@ -63,45 +65,56 @@ def convert(state, translate):
             if prefix + name != key:
                 result.renamed[key] = prefix + name
     if unknown:
-        some = ', '.join(unknown[:5]) + (', …' if len(unknown) > 5 else '')
-        raise CheckpointError(f'{len(unknown)} of {len(state)} names are not of this family: {some}')
+        raise CheckpointError(f'{len(unknown)} of {len(state)} names are not of this family: {_some(unknown)}')
     return result
 
 
-def fit(conversion, model):
-    """Resize what differs in size between a checkpoint and a model, and drop what authors' models hold but never use:
-    offset networks where points do not move, layer scales of convolution blocks.
+def fit(conversion, model, left_out=None):
+    """Make a checkpoint fit a backbone exactly, but for output norms, which no classifier has.
 
-    Bias tables are resized by bicubic interpolation, as the authors' loading code does.
+    Bias tables of another size are resized by bicubic interpolation, as the authors' loading code does. What authors'
+    models hold but never use is dropped: offset networks where points do not move, layer scales of convolution blocks.
 
     Args:
         conversion (Conversion): changed in place.
-        model (nn.Module): its names are those of the checkpoint.
+        model (nn.Module): the backbone.
+        left_out (Callable[[str], bool] | None): which parameters to drop because the model does not build them, such
+            as `Pyramid.left_out`.
 
     Raises:
-        CheckpointError: a shape differs that is not a bias table's.
+        CheckpointError: a shape differs that is not a bias table's, or parameters are missing or left over; some of
+            them are named.
     """
-    targets = model.state_dict()
-    for name, value in list(conversion.state.items()):
-        if name not in targets:
-            if _is_unused(name, targets):
-                conversion.dropped.append(name)
-                del conversion.state[name]
-            continue
-        shape = targets[name].shape
-        if value.shape == shape:
-            continue
-        leaf = name.rpartition('.')[2]
-        if leaf == 'rpe_table' and value.ndim == 3 and len(value) == shape[0]:
-            resized = F.interpolate(value[None].float(), shape[1:], mode='bicubic')[0]
-        elif leaf == 'relative_position_bias_table' and value.ndim == 2 and value.shape[1] == shape[1]:
-            sides = [round(n ** 0.5) for n in (len(value), shape[0])]
-            image = value.float().t().unflatten(1, (sides[0], sides[0]))
-            resized = F.interpolate(image[None], (sides[1], sides[1]), mode='bicubic')[0].flatten(1).t()
+    prefix, state = conversion.prefix, conversion.state
+    targets = {prefix + name: value for name, value in model.state_dict().items()}
+    extra = []
+    for name in [name for name in state if name.startswith(prefix)]:
+        if name in targets:
+            if state[name].shape != targets[name].shape:
+                conversion.resized[name] = (state[name].shape, targets[name].shape)
+                state[name] = _resize(name, state[name], targets[name].shape)
+        elif _is_unused(name, targets) or (left_out and left_out(name.removeprefix(prefix))):
+            conversion.dropped.append(name)
+            del state[name]
         else:
-            raise CheckpointError(f'{name} has shape {list(value.shape)} in the checkpoint, {list(shape)} in the model')
-        conversion.state[name] = resized.to(value.dtype)
-        conversion.resized[name] = (value.shape, shape)
+            extra.append(name)
+    missing = [name for name in targets if name not in state and not name.startswith(f'{prefix}norms.')]
+    for what, wrong in (('lacks', missing), ('has in addition', extra)):
+        if wrong:
+            raise CheckpointError('the checkpoint is of another architecture: '
+                                  f'it {what} {len(wrong)} parameters: {_some(wrong)}')
+
+
+def _resize(name, value, shape):
+    """A bias table of another map or window size."""
+    leaf = name.rpartition('.')[2]
+    if leaf == 'rpe_table' and value.ndim == 3 and len(value) == shape[0]:
+        return F.interpolate(value[None].float(), shape[1:], mode='bicubic')[0].to(value.dtype)
+    if leaf == 'relative_position_bias_table' and value.ndim == 2 and value.shape[1] == shape[1]:
+        old, new = (round(n ** 0.5) for n in (len(value), shape[0]))
+        image = value.float().t().unflatten(1, (old, old))
+        return F.interpolate(image[None], (new, new), mode='bicubic')[0].flatten(1).t().to(value.dtype)
+    raise CheckpointError(f'{name} has shape {list(value.shape)} in the checkpoint, {list(shape)} in the model')
 
 
 def _is_unused(name, targets):
@@ -112,28 +125,28 @@ def _is_unused(name, targets):
     return leaf in ('1.gamma', '2.gamma') and f'{block}conv.weight' in targets
 
 
+def _some(names):
+    return ', '.join(names[:5]) + (', …' if len(names) > 5 else '')
+
+
 def load_backbone(model, state, translate):
     """Load the backbone of a checkpoint, ours or the authors', into `model`.
 
-    Output norms, which no classifier has, may be missing, and stages behind the last of `out_indices` may be too many.
+    Args:
+        model (Pyramid): the backbone.
+        state (dict[str, Tensor]): parameters of a backbone, classifier, detector or segmentor.
+        translate (Callable): as in `convert`.
 
     Returns:
         Conversion
 
     Raises:
-        CheckpointError: unknown names, other shapes, or parameters missing or left over, some of them named.
+        CheckpointError: as `convert` and `fit`.
     """
     if any(key.startswith(BACKBONE) for key in state):
         state = {key.removeprefix(BACKBONE): value for key, value in state.items() if key.startswith(BACKBONE)}
-    names = set(model.state_dict())
-    conversion = Conversion(dict(state)) if names & set(state) else convert(state, translate)
-    fit(conversion, model)
-    missing = [name for name in names - set(conversion.state) if not name.startswith('norms.')]
-    extra = [name for name in set(conversion.state) - names if not model.left_out(name)]
-    for what, wrong in (('lacks', missing), ('has in addition', extra)):
-        if wrong:
-            some = ', '.join(sorted(wrong)[:5]) + (', …' if len(wrong) > 5 else '')
-            raise CheckpointError('the checkpoint is of another architecture: '
-                                  f'it {what} {len(wrong)} parameters: {some}')
+    ours = any(name in state for name in model.state_dict())
+    conversion = Conversion(dict(state)) if ours else convert(state, translate)
+    fit(conversion, model, model.left_out)
     model.load_state_dict(conversion.state, strict=False)
     return conversion

@@ -20,6 +20,8 @@ def attention(q, k, v, bias=None, dropout=0.0):
     """
     if bias is not None:
         bias = bias.to(q.dtype)
+    # PyTorch falls back to a slow path that holds all weights unless the channels of a token lie side by side.
+    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
 
 

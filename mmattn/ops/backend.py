@@ -2,7 +2,7 @@
 import os
 
 
-def choose_backend(names, refusals, variable, requested=None):
+def choose_backend(names, refusals, variable, requested=None, never_preferred=()):
     """Choose an implementation.
 
     Args:
@@ -10,9 +10,10 @@ def choose_backend(names, refusals, variable, requested=None):
         refusals (Callable[[str], list[str]]): reasons of one not to run here; called for as few as possible.
         variable (str): environment variable that names one; the argument comes before it.
         requested (str | None): the one that the caller insists on.
+        never_preferred (Sequence[str]): implementations that run only if requested.
 
     Returns:
-        str: one of `names`.
+        str: one of `names`, or of `never_preferred`.
 
     Raises:
         ValueError: the requested implementation is unknown or refuses.
@@ -23,8 +24,8 @@ def choose_backend(names, refusals, variable, requested=None):
         source = f'{variable}={requested}'
     if requested is None:
         return next(name for name in names if not refusals(name))
-    if requested not in names:
-        raise ValueError(f'{source} is unknown; choose one of {", ".join(sorted(names))}')
+    if requested not in (*names, *never_preferred):
+        raise ValueError(f'{source} is unknown; choose one of {", ".join(sorted([*names, *never_preferred]))}')
     reasons = refusals(requested)
     if reasons:
         raise ValueError(f'{source} cannot run: {"; ".join(reasons)}')

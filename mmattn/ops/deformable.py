@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from mmattn.ops import reference
 from mmattn.ops.attention import attention
 from mmattn.ops.backend import choose_backend
 from mmattn.ops.flex import flex_deformable_attention, flex_refusals
@@ -107,17 +108,15 @@ def backend_refusals(name, q, dropout=0.0):
     """Why a backend of `deformable_attention` cannot serve queries q (B, h, H, W, d); an empty list if it can.
 
     `dense` holds the bias of all queries and keys and always runs; `separable` (exact, any device) and `flex` (one
-    fused CUDA kernel) never hold it.
+    fused CUDA kernel) never hold it. `reference` is the plain formula, for comparison; it is never preferred.
     """
-    if name == 'dense':
-        return []
-    if dropout:
-        return ['dropout of attention weights needs all the weights, which only dense holds']
+    if dropout and name != 'dense':
+        return ['only dense drops attention weights']
     return flex_refusals(q) if name == 'flex' else []
 
 
 def preferred_backends(q, k):
-    """The backends of `deformable_attention`, the fastest first.
+    """The backends of `deformable_attention` worth choosing, the fastest first.
 
     FlexAttention comes first only in inference: it accumulates the gradient of the table with atomic additions, in no
     fixed order, and a few entries get most of them.
@@ -138,7 +137,7 @@ def deformable_attention(q, k, v, points, table, convention, dropout=0.0, backen
         table (Tensor | None): (h, Ty, Tx) position bias table; None for no bias.
         convention (str): coordinate convention of the query grid, see `mmattn.ops.grid`.
         dropout (float): probability of dropping an attention weight.
-        backend (str | None): 'dense', 'separable' or 'flex', see `backend_refusals`; None takes the one that the
+        backend (str | None): 'dense', 'separable', 'flex' or 'reference', see `backend_refusals`; None takes the one that the
             environment variable MMATTN_DEFORMABLE_ATTENTION names, or else the fastest that can run.
 
     Returns:
@@ -152,11 +151,13 @@ def deformable_attention(q, k, v, points, table, convention, dropout=0.0, backen
         return attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), None, dropout).unflatten(2, size)
     grid = query_grid(size, convention, q.device).to(points.dtype)
     name = choose_backend(preferred_backends(q, k), partial(backend_refusals, q=q, dropout=dropout),
-                          BACKEND_VARIABLE, backend)
+                          BACKEND_VARIABLE, backend, never_preferred=('reference',))
     k, v, points = k.flatten(2, 3), v.flatten(2, 3), points.flatten(2, 3)
-    if name == 'dense':
+    if name in ('dense', 'reference'):
         bias = position_bias(table, grid.flatten(0, 1), points)
-        return attention(q.flatten(2, 3), k, v, bias, dropout).unflatten(2, size)
+        q = q.flatten(2, 3)
+        out = attention(q, k, v, bias, dropout) if name == 'dense' else reference.attention(q, k, v, bias)
+        return out.unflatten(2, size)
     attend = separable_attention if name == 'separable' else flex_deformable_attention
     return attend(q, k, v, points, table, grid[:, 0, 0], grid[0, :, 1])
 

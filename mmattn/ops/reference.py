@@ -7,8 +7,7 @@ def attention(q, k, v, bias=None):
     logits = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
     if bias is not None:
         logits = logits + bias
-    weights = (logits - logits.amax(-1, keepdim=True)).exp()
-    return (weights / weights.sum(-1, keepdim=True)) @ v
+    return logits.softmax(-1) @ v
 
 
 def bilinear(x, points):

@@ -18,7 +18,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 BLOCK_QUERIES = 4096                                    # whole rows of the map, about this many queries at once
-BLOCK_LOGITS = {'cpu': 2 ** 19, 'cuda': 2 ** 24}        # logits at once: on the CPU as many as its caches hold
+BLOCK_LOGITS = {'cpu': 2 ** 21, 'cuda': 2 ** 24}        # logits at once: on the CPU as many as its caches hold
 
 
 def separable_attention(q, k, v, points, table, rows, columns):
@@ -95,13 +95,13 @@ class _SeparableAttention(torch.autograd.Function):
                 for head in keys.heads:
                     here = (keys.batch, head, keys.span)
                     strips = keys.strips(table[head])
-                    grad_strips = torch.zeros_like(strips)
+                    grad_strips = keys.scratch('grad strips', *strips.shape).zero_()
                     for block, queries in keys.query_blocks:
                         at = (keys.batch, head, ..., queries)
                         logits = keys.bias(strips, block).addmm_(k[here], q[at], alpha=scale)
                         weights = logits.sub_(log_total[at]).exp_()
                         grad_v[here].addmm_(weights, grad_out[at].t())
-                        grad_logits = torch.mm(v[here], grad_out[at], out=keys.buffer(block, 1))
+                        grad_logits = torch.mm(v[here], grad_out[at], out=keys.buffer('grad logits', block))
                         grad_logits.sub_(mean[at]).mul_(weights)
                         grad_k[here].addmm_(grad_logits, q[at].t(), alpha=scale)
                         grad_q[at].addmm_(k[here].t(), grad_logits, alpha=scale)
@@ -117,12 +117,12 @@ def _key_blocks(points, table, rows, columns, grad_points=None):
     query_blocks = [(slice(y, y + height), slice(y * len(columns), (y + height) * len(columns)))
                     for y in range(0, len(rows), height)]
     size = min(count, max(1, BLOCK_LOGITS[points.device.type] // (min(height, len(rows)) * len(columns))))
-    buffers = points.new_empty(1 if grad_points is None else 2, size * min(height, len(rows)) * len(columns))
     starts = range(0, count, size)
     # Keys are sorted by height, so the first and the last bound the band of table rows that a block reads.
     lowest = _reads(rows[:1], points[:, :, [min(start + size, count) - 1 for start in starts], 0], table.shape[1])
     highest = _reads(rows[-1:], points[:, :, ::size, 0], table.shape[1])
     bands = torch.cat([lowest.floor(), highest.floor() + 2], -1).nan_to_num(0).tolist()
+    scratch = _Scratch(points)
     for b in range(batch):
         for g in range(groups):
             heads = range(g * len(table) // groups, (g + 1) * len(table) // groups)
@@ -131,7 +131,7 @@ def _key_blocks(points, table, rows, columns, grad_points=None):
                 band = slice(low, int(min(max(high, low + 1), table.shape[1])))
                 span = slice(start, start + size)
                 yield _KeyBlock(b, heads, span, query_blocks, points[b, g, span], rows, columns, table.shape, band,
-                                buffers, None if grad_points is None else grad_points[b, g, span])
+                                scratch, None if grad_points is None else grad_points[b, g, span])
 
 
 def _reads(positions, points, entries):
@@ -139,58 +139,80 @@ def _reads(positions, points, entries):
     return (positions - points[..., None]) * ((entries - 1) / 4) + (entries - 1) / 2
 
 
+class _Scratch:
+    """Memory that blocks use one after the other: fresh pages would cost more than what is written on them."""
+
+    def __init__(self, like):
+        self.like = like
+        self.buffers = {}
+
+    def __call__(self, name, *shape):
+        size = math.prod(shape)
+        if name not in self.buffers or self.buffers[name].numel() < size:
+            self.buffers[name] = self.like.new_empty(size)
+        return self.buffers[name][:size].view(shape)
+
+
 class _KeyBlock:
     """n keys of one group of an image, and the products that make their bias for the queries of H rows, W columns."""
 
-    def __init__(self, batch, heads, span, query_blocks, points, rows, columns, table_shape, band, buffers,
+    def __init__(self, batch, heads, span, query_blocks, points, rows, columns, table_shape, band, scratch,
                  grad_points):
         self.batch, self.heads, self.span, self.query_blocks = batch, heads, span, query_blocks
-        self.band, self.buffers, self.grad_points = band, buffers, grad_points
-        self.size = (len(points), len(columns))
-        entries = torch.arange(max(table_shape[1:]), dtype=points.dtype, device=points.device)
+        self.band, self.scratch, self.grad_points = band, scratch, grad_points
+        self.count, self.width = len(points), len(columns)
         self.per_cell = [(n - 1) / 4 for n in table_shape[1:]]
+        entries = torch.arange(-1, max(table_shape[1:]), dtype=points.dtype, device=points.device)
+        a, b = entries[1:][band], entries[:table_shape[2] + 1, None]
         y = _reads(rows, points[:, 0], table_shape[1])[:, :, None]
         x = _reads(columns, points[:, 1], table_shape[2]).flatten()
-        a, b = entries[band], entries[:table_shape[2], None]
-        self.hat_rows, self.hat_columns = _hat(a, y), _hat(b, x)                        # (n, H, band), (Tx, n W)
+        self.hat_rows = _hat(a, y, scratch('hat rows', *y.shape[:2], len(a)))               # (n, H, band)
+        self.hat_columns = _hat(b[1:], x, scratch('hat columns', len(b) - 1, len(x)))       # (Tx, n W)
         if grad_points is not None:
-            self.slope_rows, self.slope_columns = _slope(a, y), _slope(b, x)
+            # d hat / d read is -1 at the entry below what is read and 1 at the one above. On an entry it belongs to
+            # the cell above, as in `grid_sample`.
+            self.below_rows = y.floor()
+            self.cell_columns = torch.eq(b, x.floor(), out=scratch('cell columns', len(b), len(x)))
+            self.entries = a
 
     def strips(self, table):
         """The band of the table read at every column: (n, band, W)."""
-        return (table[self.band] @ self.hat_columns).unflatten(1, self.size).transpose(0, 1)
+        table = table[self.band]
+        out = self.scratch('strips', len(table), self.count * self.width)
+        return torch.mm(table, self.hat_columns, out=out).view(len(table), self.count, -1).transpose(0, 1)
+
+    def buffer(self, name, block):
+        """Memory for (n, queries of the block) values."""
+        return self.scratch(name, self.count, self.hat_rows[:, block].shape[1] * self.width)
 
     def bias(self, strips, block):
-        """(n, queries of the block), in a buffer."""
-        out = self.buffer(block).unflatten(1, (-1, self.size[1]))
-        return torch.bmm(self.hat_rows[:, block], strips, out=out).flatten(1)
-
-    def buffer(self, block, number=0):
-        """Memory for (n, queries of the block) values: fresh pages would cost more than what is written on them."""
-        height = self.hat_rows[:, block].shape[1]
-        return self.buffers[number, :self.size[0] * height * self.size[1]].view(self.size[0], -1)
+        """(n, queries of the block)."""
+        out = self.buffer('logits', block)
+        torch.bmm(self.hat_rows[:, block], strips, out=out.view(self.count, -1, self.width))
+        return out
 
     def bias_backward(self, grad, strips, block, grad_strips):
         """Add what the gradient of the bias (n, queries of the block) gives to the strips and to the heights."""
-        grad = grad.unflatten(1, (-1, self.size[1]))
-        grad_strips += torch.bmm(self.hat_rows[:, block].transpose(1, 2), grad)
-        by_entry = torch.bmm(grad, strips.transpose(1, 2))
-        self.grad_points[:, 0] -= (by_entry * self.slope_rows[:, block]).sum((1, 2)) * self.per_cell[0]
+        hat = self.hat_rows[:, block]
+        grad = grad.view(self.count, -1, self.width)
+        grad_strips.baddbmm_(hat.transpose(1, 2), grad)
+        by_entry = torch.bmm(grad, strips.transpose(1, 2), out=self.scratch('by entry', *hat.shape))
+        below = self.below_rows[:, block]
+        slope = torch.eq(self.entries, below + 1, out=self.scratch('slope', *hat.shape))
+        slope -= torch.eq(self.entries, below, out=self.scratch('slope below', *hat.shape))
+        self.grad_points[:, 0] -= by_entry.mul_(slope).sum((1, 2)) * self.per_cell[0]
 
     def strips_backward(self, grad_strips, table, grad_table):
         """Add what the gradient of the strips gives to the table and to the horizontal positions."""
-        grad = grad_strips.transpose(0, 1).flatten(1)
+        table = table[self.band]
+        grad = self.scratch('grad', len(table), self.count, self.width).copy_(grad_strips.transpose(0, 1)).flatten(1)
         grad_table[self.band].addmm_(grad, self.hat_columns.t())
-        by_column = (table[self.band] @ self.slope_columns).mul_(grad).unflatten(1, self.size)
+        steps = torch.nn.functional.pad(table, (1, 1)).diff()                               # (band, Tx + 1)
+        slopes = torch.mm(steps, self.cell_columns, out=self.scratch('slopes', *grad.shape))
+        by_column = slopes.mul_(grad).view(len(table), self.count, self.width)
         self.grad_points[:, 1] -= by_column.sum((0, 2)) * self.per_cell[1]
 
 
-def _hat(entries, read):
+def _hat(entries, read, out):
     """max(0, 1 - |entry - read|)"""
-    return (entries - read).abs_().neg_().add_(1).clamp_(min=0)
-
-
-def _slope(entries, read):
-    """d hat / d read. At an entry it is that of the cell above, as in `grid_sample`."""
-    cell = read.floor()
-    return (entries == cell + 1).to(cell).sub_((entries == cell).to(cell))
+    return torch.sub(entries, read, out=out).abs_().neg_().add_(1).clamp_(min=0)

@@ -1,0 +1,217 @@
+"""Measure time and peak memory: python tools/benchmark.py dat --layer --dim 384 --heads 12 --groups 3 --size 50 80
+
+Every figure is measured in processes of its own, one after the other, several times.
+"""
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import UsageError, run
+
+ROWS = {
+    'reference': "the plain formula: bias and weights of all queries and keys held, as in the authors' code",
+    'mmattn': 'what runs by default',
+    'dense': 'bias held, fused attention',
+    'separable': 'bias never held',
+    'flex': 'bias never held, fused CUDA kernel',
+    'no-bias': 'attention without position bias: the limit',
+    'bf16': 'mmattn under bfloat16 autocast',
+}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0], epilog='rows: ' + '; '.join(
+        f'{name}: {what}' for name, what in ROWS.items()))
+    parser.add_argument('family', choices=['dat', 'dat_pp'])
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('--layer', action='store_true', help='one deformable attention layer')
+    what.add_argument('--arch', choices=['tiny', 'small', 'base'], help='a whole backbone')
+    parser.add_argument('--size', type=int, nargs=2, default=(50, 80), metavar=('H', 'W'), help='of the map or image')
+    parser.add_argument('--batch', type=int, default=1)
+    parser.add_argument('--train', action='store_true', help='forward + backward as well')
+    parser.add_argument('--rows', nargs='+', choices=ROWS, help='default: reference, mmattn, and no-bias for a layer')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--repeat', type=int, default=3, help='processes per row; figures are medians over them')
+    parser.add_argument('--iterations', type=int, default=3, help='timed runs per process, after one untimed')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    layer = parser.add_argument_group('layer')
+    layer.add_argument('--dim', type=int, default=384, help='channels')
+    layer.add_argument('--heads', type=int, default=12)
+    layer.add_argument('--groups', type=int, default=3, help='offset groups')
+    layer.add_argument('--stride', type=int, default=1, help='pixels per sampled point')
+    layer.add_argument('--table', type=int, default=14, help='map side that the bias table was made for')
+    parser.add_argument('--row', choices=ROWS, help=argparse.SUPPRESS)              # measure it in this process
+    parser.add_argument('--phase', choices=['forward', 'train'], help=argparse.SUPPRESS)
+    parser.add_argument('--output', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.arch and args.rows and 'no-bias' in args.rows:
+        parser.error('no-bias is a row for --layer')
+    args.rows = args.rows or ['reference', 'mmattn', *(['no-bias'] if args.layer else [])]
+    return args
+
+
+def build(args):
+    """The module and its input, with the same random weights in every row."""
+    import torch
+
+    from mmattn.backbones import DAT, DATPlusPlus
+    from mmattn.layers import DeformableAttention
+    torch.manual_seed(0)
+    if args.layer:
+        module = DeformableAttention(
+            args.dim, args.heads, args.groups, args.stride, offset_range_factor=2 if args.family == 'dat' else -1,
+            table_size=args.table, convention=args.family, position_bias='none' if args.row == 'no-bias' else 'table')
+        x = torch.randn(args.batch, args.dim, *args.size)
+    else:
+        module = (DAT if args.family == 'dat' else DATPlusPlus)(args.arch)
+        x = torch.randn(args.batch, 3, *args.size)
+    for name, p in module.named_parameters():
+        if name.endswith('rpe_table'):      # as large as trained ones, so that every backend has a bias to get right
+            torch.nn.init.normal_(p)
+    return module.to(args.device), x.to(args.device)
+
+
+def measure(args):
+    """Time and peak memory of one row in this process; the output goes to a file."""
+    from mmattn.ops.deformable import BACKEND_VARIABLE
+    if args.row in ('reference', 'dense', 'separable', 'flex'):
+        os.environ[BACKEND_VARIABLE] = args.row
+    import torch
+    module, x = build(args)
+    training = args.phase == 'train'
+
+    def step(x):
+        with torch.set_grad_enabled(training), torch.autocast(x.device.type, torch.bfloat16, args.row == 'bf16'):
+            out = module(x.requires_grad_(training))
+        outs = [out] if args.layer else out
+        if training:
+            sum(o.float().square().mean() for o in outs).backward()
+        return outs
+
+    step(x[..., :32, :32].clone())      # libraries and kernels are loaded; what they take is not the step's
+    module.zero_grad()
+    before = memory(x.device, reset=True)
+    outs = step(x)
+    used = memory(x.device) - before
+    torch.save([o.detach().float().cpu() for o in outs], args.output)
+    times = []
+    for _ in range(args.iterations):
+        module.zero_grad()
+        synchronize(x.device)
+        start = time.perf_counter()
+        step(x)
+        synchronize(x.device)
+        times.append(time.perf_counter() - start)
+    print(json.dumps({'threads': torch.get_num_threads(), f'{args.phase}_seconds': statistics.median(times),
+                      f'{args.phase}_bytes': used}))
+
+
+def synchronize(device):
+    if device.type == 'cuda':
+        import torch
+        torch.cuda.synchronize(device)
+
+
+def memory(device, reset=False):
+    """Peak memory in bytes since the last reset, or what is in use when it is reset."""
+    import torch
+    if device.type == 'cuda':
+        if reset:
+            torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        if reset:
+            Path('/proc/self/clear_refs').write_text('5')       # Linux: the peak becomes what is resident now
+        status = Path('/proc/self/status').read_text()
+        return int(status.partition('VmHWM:')[2].split()[0]) * 1024
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024)
+
+
+def measure_rows(args):
+    """Every row, each repetition in a process of its own; repetitions go round the rows, so that a busy spell of the
+    machine does not fall on one of them."""
+    results = {name: [] for name in args.rows}
+    refused, outputs = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(args.repeat):
+            for name in args.rows:
+                if name in refused:
+                    continue
+                outputs[name] = Path(folder) / f'{name}.pt'
+                result = {}
+                for phase in ('forward', 'train') if args.train else ('forward',):
+                    command = [sys.executable, __file__, *sys.argv[1:], '--row', name, '--phase', phase,
+                               '--output', str(outputs[name])]
+                    child = subprocess.run(command, capture_output=True, text=True, check=False)
+                    if child.returncode:
+                        lines = child.stderr.strip().splitlines()
+                        refused[name] = lines[-1] if lines else f'ended with status {child.returncode}'
+                        break
+                    result.update(json.loads(child.stdout.splitlines()[-1]))
+                results[name].append(result)
+        differences = {name: difference(outputs[name], outputs[args.rows[0]]) for name in args.rows
+                       if not {name, args.rows[0]} & set(refused)}
+    table = []
+    for name in args.rows:
+        row = dict(row=name)
+        if name in refused:
+            row['refused'] = refused[name]
+        else:
+            for key in results[name][0]:
+                row[key] = statistics.median(result[key] for result in results[name])
+            if name != 'no-bias' and name in differences:
+                row['difference'] = differences[name]
+        table.append(row)
+    return table
+
+
+def difference(path, reference):
+    """Relative difference of two outputs, ||a - b|| / ||b||, the largest over the maps."""
+    import torch
+    return max(((a - b).norm() / b.norm()).item() for a, b in zip(torch.load(path), torch.load(reference)))
+
+
+def print_table(args, table):
+    what = f'layer {args.dim} channels, {args.heads} heads, {args.groups} groups' if args.layer else args.arch
+    first = table[0]
+    print(f'{args.family} {what}, {args.batch} x {args.size[0]} x {args.size[1]}, {args.device}, '
+          f'{first.get("threads", "?")} threads, medians of {args.repeat} x {args.iterations}')
+    columns = [('forward', 'forward')] + ([('forward + backward', 'train')] if args.train else [])
+    print('| row |' + ''.join(f' {title} | ratio | added memory |' for title, _ in columns) + ' differs by |')
+    print('|---|' + '---|---|---|' * len(columns) + '---|')
+    for row in table:
+        if 'refused' in row:
+            print(f'| {row["row"]} |' + ' | | |' * len(columns) + f' {row["refused"]} |')
+            continue
+        cells = []
+        for _, key in columns:
+            seconds, used = row[f'{key}_seconds'], row[f'{key}_bytes']
+            ratio = f'{first[f"{key}_seconds"] / seconds:.1f} x' if 'refused' not in first else ''
+            cells.append(f' {seconds:.3f} s | {ratio} | {used / 2 ** 20:.0f} MiB |')
+        print(f'| {row["row"]} |' + ''.join(cells) + (f' {row["difference"]:.1e} |' if 'difference' in row else ' |'))
+
+
+def main():
+    args = parse_args()
+    if args.row:
+        measure(args)
+        return
+    if min(*args.size, args.batch, args.repeat, args.iterations) < 1:
+        raise UsageError('--size, --batch, --repeat and --iterations must be at least 1')
+    table = measure_rows(args)
+    if args.json:
+        print(json.dumps(dict(vars(args), table=table), indent=1))
+    else:
+        print_table(args, table)
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,51 @@
+"""Turn an authors' checkpoint into ours: python tools/convert_checkpoint.py dat SRC DST"""
+import argparse
+from pathlib import Path
+
+from common import UsageError, read_config, run
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description="Turn an authors' checkpoint of a classifier, detector or segmentor into ours. Prints what it "
+                    'renamed, dropped and resized. Of a classifier the backbone is kept; of a detector or segmentor '
+                    'everything. Reading the file runs no code that it carries.')
+    parser.add_argument('family', choices=['dat'], help='dat: DAT and DAT++')
+    parser.add_argument('source', metavar='SRC', help="the authors' file")
+    parser.add_argument('target', metavar='DST', help='file to write; must not exist')
+    parser.add_argument('--config', help='config whose backbone the result is for: position bias tables of another '
+                                         'size are resized, and a file of another architecture is refused')
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    import torch
+
+    from mmattn.checkpoint import dat
+    from mmattn.checkpoint.convert import convert, fit
+    from mmattn.checkpoint.reading import CheckpointError, read_checkpoint, state_dict_of
+    from mmattn.registry import MODELS
+    target = Path(args.target)
+    if target.exists():
+        raise UsageError(f'{target} exists already; give another name')
+    try:
+        content = read_checkpoint(args.source)
+        conversion = convert(state_dict_of(content, args.source), dat.translate)
+        if args.config:
+            backbone = MODELS.build({**read_config(args.config).model.backbone, 'init_cfg': None})
+            fit(conversion, backbone, backbone.left_out)
+    except CheckpointError as error:
+        raise UsageError(f'{args.source}: {error}') from error
+    meta = content.get('meta') or {}
+    names = {new: meta[old] for old, new in (('CLASSES', 'classes'), ('PALETTE', 'palette')) if meta.get(old)}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f'{target.name}.part')
+    torch.save(dict(meta=dict(dataset_meta=names) if names else {}, state_dict=conversion.state), part)
+    part.replace(target)
+    print(conversion)
+    print(f'wrote {target}')
+
+
+if __name__ == '__main__':
+    run(main)
