@@ -3,6 +3,7 @@ from einops import rearrange
 from torch import nn
 
 from mmattn.layers.checks import check_divides
+from mmattn.layers.projection import split_linear
 from mmattn.ops.attention import attention
 from mmattn.ops.partition import (
     pad_to_multiple,
@@ -65,8 +66,8 @@ class LocalAttention(nn.Module):
             bias = bias.repeat(len(x), 1, 1, 1)
         else:
             bias = bias[None]
-        qkv = self.proj_qkv(window_partition(x, self.window))
-        q, k, v = rearrange(qkv, 'b g n (three h d) -> three (b g) h n d', three=3, h=self.num_heads)
+        q, k, v = (rearrange(t, 'b g n (h d) -> (b g) h n d', h=self.num_heads)
+                   for t in split_linear(self.proj_qkv, window_partition(x, self.window), 3))
         out = attention(q, k, v, bias, self.attn_drop_rate if self.training else 0.0)
         out = self.proj_out(rearrange(out, '(b g) h n d -> b g n (h d)', b=len(x)))
         out = window_merge(out, self.window, size)
