@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from mmattn.layers import MLP, DropPath, LayerNorm2d
+from mmattn.layers import MLP, DepthwiseMLP, DropPath, LayerNorm2d, LayerScale
+from mmattn.layers.precision import in_float32
+from mmattn.layers.projection import split_linear
 
 
 def test_layer_norm_normalises_channels_of_each_pixel():
@@ -20,6 +22,45 @@ def test_mlp_works_on_each_pixel():
     x = torch.randn(2, 6, 3, 5)
     pixel = mlp.fc2(torch.nn.functional.gelu(mlp.fc1(x[1, :, 2, 3])))
     torch.testing.assert_close(mlp(x)[1, :, 2, 3], pixel)
+
+
+@pytest.mark.parametrize('residual', [True, False])
+def test_depthwise_mlp_looks_at_neighbours_of_each_channel(residual):
+    mlp = DepthwiseMLP(2, mlp_ratio=2, residual=residual)
+    x = torch.randn(1, 2, 4, 5)
+    hidden = mlp.fc1(x.permute(0, 2, 3, 1))[0]                          # (4, 5, 4)
+    around = sum(hidden[1 + dy, 2 + dx] * mlp.conv.weight[:, 0, 1 + dy, 1 + dx]
+                 for dy in (-1, 0, 1) for dx in (-1, 0, 1)) + mlp.conv.bias
+    pixel = mlp.fc2(torch.nn.functional.gelu(around + hidden[1, 2] if residual else around))
+    torch.testing.assert_close(mlp(x)[0, :, 1, 2], pixel)
+
+
+def test_layer_scale_multiplies_channels():
+    scale = LayerScale(3, 0.5)
+    x = torch.randn(2, 3, 4, 5)
+    assert torch.equal(scale(x), x / 2)
+    with torch.no_grad():
+        scale.gamma.copy_(torch.tensor([0., 1, 2]))
+    assert torch.equal(scale(x)[:, 2], 2 * x[:, 2])
+
+
+@pytest.mark.parametrize('bias', [True, False])
+def test_split_linear_is_the_linear_map_in_parts(bias):
+    linear, x = torch.nn.Linear(5, 12, bias=bias), torch.randn(2, 3, 5)
+    for part, expected in zip(split_linear(linear, x, 3), linear(x).chunk(3, -1), strict=True):
+        torch.testing.assert_close(part, expected)
+
+
+def test_in_float32_whatever_surrounds_it():
+    linear, x = torch.nn.Linear(5, 3), torch.randn(2, 5)
+    exact = linear(x)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert torch.equal(in_float32(linear, x), exact)
+    low = torch.nn.Linear(5, 3).bfloat16()
+    out = in_float32(low, x.bfloat16())
+    torch.testing.assert_close(out, torch.nn.functional.linear(x.bfloat16().float(), low.weight.float(),
+                                                               low.bias.float()))
+    assert in_float32(linear.double(), x.double()).dtype == torch.float64
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():

@@ -2,8 +2,19 @@ import pytest
 import torch
 
 from mmattn.ops import reference
-from mmattn.ops.deformable import deform_points, deformable_attention, position_bias, sample_groups
+from mmattn.ops.deformable import (
+    backend_refusals,
+    deform_points,
+    deformable_attention,
+    log_displacements,
+    point_attention,
+    position_bias,
+    preferred_backends,
+    resize_fixed_bias,
+    sample_groups,
+)
 from mmattn.ops.grid import key_grid, query_grid
+from tests.compare import assert_same
 
 
 @pytest.mark.parametrize('convention', ['dat', 'dat_pp'])
@@ -13,12 +24,26 @@ def test_zero_offsets_give_the_reference_grid(convention):
     assert torch.equal(points, references.expand(2, 3, -1, -1, -1))
 
 
-def test_offsets_are_bounded_by_cells_or_clamped_to_the_image():
+def test_offsets_are_bounded_by_cells_or_kept_in_the_image():
     far = torch.full((1, 1, 4, 8, 2), 50.0)
     points, references = deform_points(far, 2.0, 'dat')
     torch.testing.assert_close(points - references, torch.tensor([2 / 4, 2 / 8]).expand_as(points))
-    clamped, _ = deform_points(far, -1, 'dat_pp')
-    assert torch.equal(clamped, torch.ones_like(clamped))
+    points, references = deform_points(far, 2.0, 'dat_pp')
+    torch.testing.assert_close(points - references, torch.tensor([2 / 3, 2 / 7]).expand_as(points))
+    for convention in ('dat', 'dat_pp'):
+        points, _ = deform_points(far, -1, convention)
+        assert torch.equal(points, torch.ones_like(points))
+    near = torch.full((1, 1, 4, 8, 2), 0.1)
+    points, references = deform_points(near, -1, 'dat')
+    torch.testing.assert_close(points[0, 0], (references + 0.1).tanh())
+
+
+def test_range_factor_zero_frees_offsets_or_stops_them():
+    offsets = torch.full((1, 1, 4, 8, 2), 5.0)
+    points, references = deform_points(offsets, 0, 'dat')
+    torch.testing.assert_close(points[0, 0], references + 5)
+    points, references = deform_points(offsets, 0, 'dat_pp')
+    assert torch.equal(points[0, 0], references)
 
 
 def test_points_stay_in_float32_for_low_precision_offsets():
@@ -48,21 +73,46 @@ def test_bias_is_the_table_entry_at_whole_displacements():
 
 @pytest.mark.parametrize(('size', 'keys'), [((3, 5), (3, 5)), ((7, 2), (4, 1)), ((1, 1), (1, 1)), ((1, 11), (1, 3))])
 @pytest.mark.parametrize('convention', ['dat', 'dat_pp'])
-def test_deformable_attention_equals_the_formula_with_gradients(size, keys, convention):
+@pytest.mark.parametrize('backend', ['dense', 'separable', 'reference'])
+def test_deformable_attention_equals_the_formula_with_gradients(size, keys, convention, backend):
     batch, heads, groups, dims = 2, 6, 3, 4
     q = torch.randn(batch, heads, *size, dims, dtype=torch.double, requires_grad=True)
     k, v = (torch.randn(batch, heads, *keys, dims, dtype=torch.double, requires_grad=True) for _ in range(2))
     points = (torch.rand(batch, groups, *keys, 2, dtype=torch.double) * 2.4 - 1.2).requires_grad_()
     table = torch.randn(heads, 5, 9, dtype=torch.double, requires_grad=True)
-    ours = deformable_attention(q, k, v, points, table, convention)
+    ours = deformable_attention(q, k, v, points, table, convention, backend=backend)
     queries = query_grid(size, convention).double().flatten(0, 1)
     theirs = reference.deformable_attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), points.flatten(2, 3),
                                             table, queries).unflatten(2, size)
-    torch.testing.assert_close(ours, theirs)
-    weights, inputs = torch.randn_like(ours), (q, k, v, points, table)
-    for a, b in zip(torch.autograd.grad((ours * weights).sum(), inputs),
-                    torch.autograd.grad((theirs * weights).sum(), inputs)):
-        torch.testing.assert_close(a, b)
+    assert_same(ours, theirs, (q, k, v, points, table))
+
+
+def test_large_maps_do_not_hold_the_bias_and_small_ones_do():
+    q, k = (torch.zeros(1, 1, *size, 4) for size in ((32, 64), (8, 9)))
+    assert preferred_backends(q, k)[0] == 'separable'
+    assert preferred_backends(k, k)[0] == 'dense'
+    assert backend_refusals('separable', q) == backend_refusals('dense', q, 0.1) == []
+    for name in ('separable', 'flex', 'reference'):
+        assert backend_refusals(name, q, dropout=0.1) == ['only dense drops attention weights']
+
+
+def test_backend_can_be_forced_and_refuses_with_reasons(monkeypatch):
+    q, k = torch.randn(1, 2, 3, 5, 4), torch.randn(1, 2, 2, 2, 4)
+    args = (q, k, k, torch.zeros(1, 1, 2, 2, 2), torch.randn(2, 3, 3), 'dat')
+    called = []
+    monkeypatch.setattr('mmattn.ops.deformable.separable_attention', lambda *args: called.append(args) or args[0])
+    deformable_attention(*args)
+    assert not called
+    deformable_attention(*args, backend='separable')
+    monkeypatch.setenv('MMATTN_DEFORMABLE_ATTENTION', 'separable')
+    deformable_attention(*args)
+    assert len(called) == 2
+    with pytest.raises(ValueError, match="backend='flex' cannot run: FlexAttention trains on CUDA only"):
+        deformable_attention(*args, backend='flex')
+    with pytest.raises(ValueError, match="backend='fast' is unknown; choose one of dense, flex, reference, separable"):
+        deformable_attention(*args, backend='fast')
+    with pytest.raises(ValueError, match='MMATTN_DEFORMABLE_ATTENTION=separable cannot run: only dense drops'):
+        deformable_attention(*args, dropout=0.5)
 
 
 def test_without_a_table_it_is_plain_attention():
@@ -70,3 +120,26 @@ def test_without_a_table_it_is_plain_attention():
     out = deformable_attention(q, k, v, torch.zeros(1, 1, 2, 2, 2), None, 'dat')
     plain = reference.attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3)).unflatten(2, (3, 5))
     torch.testing.assert_close(out, plain)
+
+
+def test_log_displacements_by_hand():
+    queries, points = torch.tensor([[0.5, -1.0]]), torch.tensor([0.25, 0.75]).view(1, 1, 1, 2)
+    # 4 x displacement: 1 and -7
+    assert log_displacements(queries, points).flatten().tolist() == pytest.approx([1 / 3, -1])
+
+
+def test_fixed_bias_is_kept_at_its_size_and_stretched_to_others():
+    table = torch.randn(2, 4, 3)
+    assert resize_fixed_bias(table, 4, 3) is table
+    stretched = resize_fixed_bias(table, 7, 5)
+    torch.testing.assert_close(stretched[:, ::2, ::2], table)
+    torch.testing.assert_close(stretched[:, 1, 0], (table[:, 0, 0] + table[:, 1, 0]) / 2)
+
+
+def test_point_attention_equals_the_formula_with_gradients():
+    values = torch.randn(2, 3, 4, 5, 7, dtype=torch.double, requires_grad=True)
+    points = (torch.rand(2, 3, 2, 6, 4, 2, dtype=torch.double) * 2.4 - 1.2).requires_grad_()
+    weights = torch.randn(2, 3, 2, 6, 4, dtype=torch.double, requires_grad=True)
+    plain = torch.stack([reference.bilinear(values[:, h], points[:, h]) for h in range(3)], 1)     # (B, h, d, 2, 6, P)
+    assert_same(point_attention(values, points, weights), (plain * weights[:, :, None]).sum(-1),
+                (values, points, weights))

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from mmattn.ops import neighborhood, reference
+from mmattn.ops.neighborhood import neighborhood_attention
+from tests.compare import assert_same
+
+
+def problem(size, kernel, batch=2, dtype=torch.double):
+    qkv = [torch.randn(batch, 3, *size, 4, dtype=dtype, requires_grad=True) for _ in range(3)]
+    return [*qkv, torch.randn(3, 2 * kernel - 1, 2 * kernel - 1, dtype=dtype, requires_grad=True)]
+
+
+def plain(q, k, v, table, kernel):
+    return torch.stack([reference.neighborhood_attention(*qkv, table, kernel) for qkv in zip(q, k, v)])
+
+
+@pytest.mark.parametrize(('size', 'kernel'), [((1, 1), 3), ((1, 20), 7), ((5, 6), 7), ((7, 7), 7), ((8, 8), 3),
+                                              ((9, 17), 5), ((3, 26), 5), ((25, 11), 7)])
+@pytest.mark.parametrize('block', [2 ** 21, 1])
+def test_equals_the_formula_with_gradients(monkeypatch, size, kernel, block):
+    monkeypatch.setattr(neighborhood, 'BLOCK_LOGITS', block)
+    tensors = problem(size, kernel)
+    assert_same(neighborhood_attention(*tensors, kernel), plain(*tensors, kernel), tensors)
+
+
+def test_gradients_by_finite_differences():
+    tensors = problem((4, 5), 3, batch=1)
+    assert torch.autograd.gradcheck(lambda *t: neighborhood_attention(*t, 3), tensors)
+
+
+def test_window_of_a_corner_pixel_by_hand():
+    q = torch.zeros(1, 1, 5, 5, 1)
+    v = torch.arange(25.).view(1, 1, 5, 5, 1)
+    out = neighborhood_attention(q, q, v, torch.zeros(1, 5, 5), 3)[0, 0, :, :, 0]
+    assert out[0, 0].item() == pytest.approx(6)         # mean of rows and columns 0 to 2
+    assert out[2, 4].item() == pytest.approx(13)        # rows 1 to 3, columns 2 to 4
+
+
+def test_bias_is_indexed_by_key_minus_query():
+    q = torch.zeros(1, 1, 1, 4, 1)
+    v = torch.arange(4.).view(1, 1, 1, 4, 1)
+    table = torch.full((1, 5, 5), -1e4)
+    table[0, 2, 3] = 0                                  # only the key one to the right
+    out = neighborhood_attention(q, q, v, table, 3)
+    assert out[0, 0, 0, :3, 0].tolist() == pytest.approx([1, 2, 3])
+
+
+def test_transposed_input_gives_transposed_output():
+    q, k, v, table = problem((6, 19), 5)
+    out = neighborhood_attention(q, k, v, table, 5)
+    q, k, v = (t.transpose(2, 3) for t in (q, k, v))
+    torch.testing.assert_close(neighborhood_attention(q, k, v, table.transpose(1, 2), 5).transpose(2, 3), out)
+
+
+def test_dropout_drops_weights():
+    q = torch.zeros(1, 1, 6, 6, 2)
+    v = torch.ones(1, 1, 6, 6, 2)
+    out = neighborhood_attention(q, q, v, torch.zeros(1, 5, 5), 3, dropout=0.5)
+    assert out.unique().numel() > 1
+
+
+def test_low_precision_stays_close():
+    tensors = problem((9, 12), 5, dtype=torch.float32)
+    exact = neighborhood_attention(*tensors, 5)
+    low = neighborhood_attention(*(t.bfloat16() for t in tensors), 5)
+    assert low.dtype == torch.bfloat16
+    assert ((low - exact).norm() / exact.norm()).item() < 1e-2
