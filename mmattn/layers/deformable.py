@@ -160,4 +160,4 @@ class DeformableAttention(nn.Module):
 
     def _log_cpb(self, queries, points):
         """(N, 2) queries, (B, G, K, 2) points -> (B, h, N, K)."""
-        return rearrange(self.rpe_mlp(log_displacements(queries, points)), 'b g n k h -> b (g h) n k')
+        return rearrange(in_float32(self.rpe_mlp, log_displacements(queries, points)), 'b g n k h -> b (g h) n k')

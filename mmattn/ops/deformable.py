@@ -137,8 +137,8 @@ def deformable_attention(q, k, v, points, table, convention, dropout=0.0, backen
         table (Tensor | None): (h, Ty, Tx) position bias table; None for no bias.
         convention (str): coordinate convention of the query grid, see `mmattn.ops.grid`.
         dropout (float): probability of dropping an attention weight.
-        backend (str | None): 'dense', 'separable', 'flex' or 'reference', see `backend_refusals`; None takes the one that the
-            environment variable MMATTN_DEFORMABLE_ATTENTION names, or else the fastest that can run.
+        backend (str | None): 'dense', 'separable', 'flex' or 'reference', see `backend_refusals`; None takes the one
+            that the environment variable MMATTN_DEFORMABLE_ATTENTION names, or else the fastest that can run.
 
     Returns:
         Tensor: (B, h, H, W, d).

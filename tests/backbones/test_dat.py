@@ -1,25 +1,19 @@
 import pytest
 import torch
 
-from mmattn.backbones import DAT
+from mmattn.backbones import DAT, DATPlusPlus
+from tests.models import SMALL, SMALL_PP, small, small_pp
 
-SMALL = [dict(embed_dims=8, num_heads=2, blocks='LS', window_size=3),
-         dict(embed_dims=12, num_heads=2, blocks='S', window_size=4),
-         dict(embed_dims=16, num_heads=4, blocks='LD', window_size=3, offset_groups=2),
-         dict(embed_dims=24, num_heads=6, blocks='D', offset_groups=3, offset_kernel_size=3)]
+MODELS = pytest.mark.parametrize(('build', 'arch'), [(small, SMALL), (small_pp, SMALL_PP)], ids=['DAT', 'DAT++'])
 
-
-def small(**options):
-    return DAT(**dict(arch=SMALL, pretrain_img_size=64) | options)
-
-
-@pytest.mark.parametrize('size', [(1, 1), (1, 40), (31, 2), (33, 64), (97, 131)])
+@MODELS
+@pytest.mark.parametrize('size', [(1, 1), (1, 40), (2, 3), (31, 2), (37, 53), (33, 64), (97, 131)])
 @pytest.mark.parametrize('batch', [1, 3])
-def test_any_size_gives_maps_of_the_declared_shapes_and_gradients(size, batch):
-    model = small()
+def test_any_size_gives_maps_of_the_declared_shapes_and_gradients(build, arch, size, batch):
+    model = build()
     x = torch.randn(batch, 3, *size, requires_grad=True)
     outs = model(x)
-    for i, (out, stage) in enumerate(zip(outs, SMALL)):
+    for i, (out, stage) in enumerate(zip(outs, arch, strict=True)):
         assert out.shape == (batch, stage['embed_dims'], *(-(-side // (4 * 2 ** i)) for side in size))
         assert out.isfinite().all()
         assert out.is_contiguous()      # mmcv's RoIAlign reads other layouts wrongly, and says nothing
@@ -28,10 +22,19 @@ def test_any_size_gives_maps_of_the_declared_shapes_and_gradients(size, batch):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize(('arch', 'published'), [('tiny', 28.32), ('small', 50), ('base', 88)])
-def test_published_sizes(arch, published):
+def test_without_padding_patches_are_whole_or_one():
+    model = small(pad_patches=False)
+    outs = model(torch.randn(1, 3, 37, 131))
+    assert [tuple(out.shape[2:]) for out in outs] == [(9, 32), (4, 16), (2, 8), (1, 4)]
+    assert [tuple(out.shape[2:]) for out in model(torch.randn(1, 3, 3, 5))] == [(1, 1)] * 4
+
+
+@pytest.mark.parametrize(('family', 'arch', 'published'), [
+    (DAT, 'tiny', 28.32), (DAT, 'small', 50), (DAT, 'base', 88), (DATPlusPlus, 'tiny', 23.96),
+    (DATPlusPlus, 'small', 53), (DATPlusPlus, 'base', 93)])
+def test_published_sizes(family, arch, published):
     with torch.device('meta'):
-        model = DAT(arch, out_norm=False)
+        model = family(arch, out_norm=False)
     classifier = 1001 * model.stages[-1].blocks[-1].norm1.weight.numel() + 1000
     millions = (sum(p.numel() for p in model.parameters()) + classifier) / 1e6
     assert millions == pytest.approx(published, rel=0.01)
@@ -46,14 +49,15 @@ def test_out_indices_choose_maps_and_leave_no_parameter_without_gradient(out_ind
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_checkpointing_changes_no_gradient():
-    plain, saving = small(), small(with_cp=True)
+@MODELS
+def test_checkpointing_changes_no_gradient(build, arch):
+    plain, saving = build(), build(with_cp=True)
     saving.load_state_dict(plain.state_dict())
     x = torch.randn(1, 3, 45, 70)
     for model in (plain, saving):
         sum(out.square().sum() for out in model(x)).backward()
     for (name, a), b in zip(plain.named_parameters(), saving.parameters()):
-        torch.testing.assert_close(a.grad, b.grad, msg=name)
+        torch.testing.assert_close(a.grad, b.grad, msg=lambda text, name=name: f'{name}: {text}')
 
 
 def test_frozen_stages_neither_train_nor_drop():
@@ -74,8 +78,9 @@ def test_drop_path_rises_from_zero():
     assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2, 0.25])
 
 
-def test_batch_members_do_not_mix():
-    model = small().eval()
+@MODELS
+def test_batch_members_do_not_mix(build, arch):
+    model = build().eval()
     x = torch.randn(3, 3, 40, 52)
     for whole, alone in zip(model(x), model(x[1:2])):
         torch.testing.assert_close(whole[1:2], alone)
@@ -85,6 +90,9 @@ def test_batch_members_do_not_mix():
     (dict(arch='huge'), "arch='huge' is unknown; choose one of tiny, small, base, or give a list of stages"),
     (dict(arch=[dict(embed_dims=100, num_heads=3, blocks='L')]), 'embed_dims=100 is not divisible by num_heads=3'),
     (dict(arch=[dict(embed_dims=9, num_heads=3, blocks='LQ')]), "block 'Q' in blocks='LQ' is unknown; use L"),
+    (dict(arch=[dict(embed_dims=9, num_heads=3, blocks='L', mlp='conv')]), "mlp='conv' is unknown; choose one of lin"),
+    (dict(stem='conv'), "stem='conv' is unknown; choose one of patch, overlapping, convolutional"),
+    (dict(convention='v1'), "convention='v1' is unknown; choose one of dat, dat_pp"),
     (dict(out_indices=(4,)), r'out_indices=\(4,\) must be ascending stage numbers from 0 to 3'),
     (dict(out_indices=()), r'out_indices=\(\) must be'),
     (dict(out_indices=(2, 1)), r'out_indices=\(2, 1\) must be'),
@@ -94,3 +102,20 @@ def test_batch_members_do_not_mix():
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         small(**options)
+
+
+@pytest.mark.parametrize('stem', ['patch', 'overlapping', 'convolutional'])
+def test_stems_give_the_same_shapes(stem):
+    shapes = [tuple(out.shape[2:]) for out in small(stem=stem)(torch.randn(1, 3, 50, 71))]
+    assert shapes == [(13, 18), (7, 9), (4, 5), (2, 3)]
+
+
+def test_low_precision_maps_are_close():
+    model = small_pp().eval()
+    x = torch.randn(1, 3, 60, 90)
+    with torch.no_grad():
+        exact = model(x)
+        with torch.autocast('cpu', torch.bfloat16):
+            low = model(x)
+    for a, b in zip(low, exact):
+        assert ((a - b).norm() / b.norm()).item() < 5e-2

@@ -25,10 +25,10 @@ def test_the_argument_comes_before_the_environment(monkeypatch):
 
 
 def test_refusals_and_unknown_names_say_who_asked_and_why(monkeypatch):
-    with pytest.raises(ValueError, match="^backend='fast' cannot run: no CUDA; odd heads$"):
+    with pytest.raises(ValueError, match=r"^backend='fast' cannot run: no CUDA; odd heads$"):
         choose('fast')
-    with pytest.raises(ValueError, match="^backend='best' is unknown; choose one of fast, good, plain, reference$"):
+    with pytest.raises(ValueError, match=r"^backend='best' is unknown; choose one of fast, good, plain, reference$"):
         choose('best')
     monkeypatch.setenv('MMATTN_TEST', 'fast')
-    with pytest.raises(ValueError, match='^MMATTN_TEST=fast cannot run: no CUDA; odd heads$'):
+    with pytest.raises(ValueError, match=r'^MMATTN_TEST=fast cannot run: no CUDA; odd heads$'):
         choose()

@@ -1,0 +1,21 @@
+"""Small models with one block of every kind, and authors' files to load into them."""
+from mmattn.backbones import DAT, DATPlusPlus
+
+SMALL = [dict(embed_dims=8, num_heads=2, blocks='LS', window_size=3),
+         dict(embed_dims=12, num_heads=2, blocks='S', window_size=4),
+         dict(embed_dims=16, num_heads=4, blocks='LD', window_size=3, offset_groups=2),
+         dict(embed_dims=24, num_heads=6, blocks='D', offset_groups=3, offset_kernel_size=3)]
+
+_PLUS = dict(lpu=True, mlp='depthwise_residual', offset_range_factor=-1)
+SMALL_PP = [dict(embed_dims=8, num_heads=2, blocks='ND', kernel_size=3, stride=8, offset_kernel_size=9, **_PLUS),
+            dict(embed_dims=12, num_heads=2, blocks='PD', sr_ratio=2, stride=4, offset_kernel_size=4, **_PLUS),
+            dict(embed_dims=16, num_heads=4, blocks='XD', stride=2, window_size=5, position_bias='log_cpb', **_PLUS),
+            dict(embed_dims=24, num_heads=6, blocks='DL', offset_groups=3, layer_scale=0.1, **_PLUS)]
+
+
+def small(**options):
+    return DAT(**dict(arch=SMALL, pretrain_img_size=64) | options)
+
+
+def small_pp(**options):
+    return DATPlusPlus(**dict(arch=SMALL_PP, pretrain_img_size=64) | options)
