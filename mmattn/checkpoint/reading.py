@@ -1,5 +1,6 @@
 """Read checkpoint files of any origin without running code that they carry."""
-import pickle
+import re
+from collections import OrderedDict
 
 import torch
 
@@ -8,16 +9,10 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used, with the reason."""
 
 
-class _Inert(dict):
-    """Stands for a container class that published files hold beside their weights; its content is not used."""
-
-    def __setstate__(self, state):
-        pass
-
-
-# Classes that training scripts leave in their files. The unpickler gets the stand-in, never the class itself.
-INERT = ('yacs.config.CfgNode', 'argparse.Namespace', 'addict.addict.Dict', 'mmcv.utils.config.ConfigDict',
-         'mmengine.config.config.ConfigDict')
+# Containers that training scripts leave in their files beside the weights. An OrderedDict is built in their place;
+# the classes themselves are neither needed nor run.
+CONTAINERS = ('yacs.config.CfgNode', 'argparse.Namespace', 'addict.addict.Dict', 'mmcv.utils.config.ConfigDict',
+              'mmengine.config.config.ConfigDict')
 
 
 def read_checkpoint(path):
@@ -32,7 +27,7 @@ def read_checkpoint(path):
     Raises:
         CheckpointError: there is no such file, it is no checkpoint, or it holds more than tensors and plain values.
     """
-    allowed = [(_Inert, name) for name in INERT]
+    allowed = [(OrderedDict, name) for name in CONTAINERS]
     try:
         with torch.serialization.safe_globals(allowed):
             if str(path).startswith(('http://', 'https://')):
@@ -41,20 +36,16 @@ def read_checkpoint(path):
                 content = torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f'{path} does not exist') from None
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(f'{path} is refused: reading it would run code that it carries, or it is no checkpoint. '
-                              f'{_reason(error)}') from None
-    except (RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f'{path} is no checkpoint: {_reason(error)}') from None
+    except Exception as error:      # bytes that are no pickle can fail at any instruction
+        foreign = re.search(r'GLOBAL (\S+) was not an allowed global', str(error))
+        if foreign:
+            raise CheckpointError(f'{path} is refused: it holds {foreign[1]}, and reading that would run code. Ask for '
+                                  'a file with tensors only, or save one where you trust it') from None
+        reason = (str(error).strip().splitlines() or ['empty'])[0]
+        raise CheckpointError(f'{path} is no checkpoint ({type(error).__name__}: {reason})') from None
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} holds a {type(content).__name__}; a checkpoint is a dict of tensors')
     return content
-
-
-def _reason(error):
-    """The line of PyTorch's message that says what was wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if 'GLOBAL' in line or 'global' in line), lines[0] if lines else repr(error))
 
 
 def state_dict_of(content, path='the checkpoint'):

@@ -1,0 +1,85 @@
+import argparse
+import os
+import sys
+import types
+
+import pytest
+import torch
+
+from mmattn.checkpoint.reading import CheckpointError, read_checkpoint, state_dict_of
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(content, name='file.pth'):
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+    return write
+
+
+class Trap:
+    """Leaves a folder behind when it is unpickled the ordinary way."""
+    path = None
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_code_in_a_file_is_not_run(save, tmp_path):
+    Trap.path = str(tmp_path / 'trapped')
+    path = save({'model': {'w': torch.zeros(1)}, 'extra': Trap()})
+    with pytest.raises(CheckpointError, match=r'file\.pth is refused: it holds \w+\.mkdir, and reading that would run code'):
+        read_checkpoint(path)
+    assert not (tmp_path / 'trapped').exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / 'trapped').exists()          # the trap works
+
+
+def test_containers_that_training_scripts_leave_are_read_as_nothing(save, monkeypatch):
+    yacs, config = types.ModuleType('yacs'), types.ModuleType('yacs.config')
+
+    class CfgNode(dict):
+        def __init__(self, *args):
+            raise AssertionError('the class itself must not be used')
+
+    CfgNode.__module__, CfgNode.__qualname__ = 'yacs.config', 'CfgNode'
+    config.CfgNode = CfgNode
+    monkeypatch.setitem(sys.modules, 'yacs', yacs)
+    monkeypatch.setitem(sys.modules, 'yacs.config', config)
+    node = CfgNode.__new__(CfgNode)
+    node['MODEL'] = 'dat'
+    node.__dict__['frozen'] = True
+    path = save({'model': {'w': torch.ones(2)}, 'config': node, 'args': argparse.Namespace(lr=1), 'epoch': 3})
+    monkeypatch.delitem(sys.modules, 'yacs.config')
+    monkeypatch.delitem(sys.modules, 'yacs')
+    content = read_checkpoint(path)
+    assert content['epoch'] == 3
+    assert torch.equal(state_dict_of(content)['w'], torch.ones(2))
+
+
+@pytest.mark.parametrize('nest', [lambda s: s, lambda s: {'state_dict': s, 'meta': {}}, lambda s: {'model': s},
+                                  lambda s: {'module': s, 'epoch': 1}])
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_parameters_are_found_in_every_layout(save, nest, prefix):
+    path = save(nest({f'{prefix}a.weight': torch.ones(2), f'{prefix}b': torch.zeros(1)}))
+    assert set(state_dict_of(read_checkpoint(path))) == {'a.weight', 'b'}
+
+
+def test_files_that_are_no_checkpoints_are_named(save, tmp_path):
+    with pytest.raises(CheckpointError, match=r'nothing\.pth does not exist'):
+        read_checkpoint(tmp_path / 'nothing.pth')
+    text = tmp_path / 'text.pth'
+    text.write_text('hello')
+    with pytest.raises(CheckpointError, match=r'text\.pth is no checkpoint'):
+        read_checkpoint(text)
+    (tmp_path / 'empty.pth').touch()
+    with pytest.raises(CheckpointError, match=r'empty\.pth is no checkpoint'):
+        read_checkpoint(tmp_path / 'empty.pth')
+    whole = save({'a': torch.zeros(10000)})
+    (tmp_path / 'cut.pth').write_bytes(whole.read_bytes()[:20000])
+    with pytest.raises(CheckpointError, match=r'cut\.pth is no checkpoint'):
+        read_checkpoint(tmp_path / 'cut.pth')
+    with pytest.raises(CheckpointError, match=r'holds a list; a checkpoint is a dict'):
+        read_checkpoint(save([torch.zeros(1)]))
+    with pytest.raises(CheckpointError, match=r'the file holds no tensors; its entries are: epoch, lr'):
+        state_dict_of({'epoch': 1, 'lr': 0.1}, 'the file')

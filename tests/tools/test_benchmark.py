@@ -1,0 +1,54 @@
+import json
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / 'tools'))
+import benchmark
+
+TOOL = ROOT / 'tools/benchmark.py'
+FEW = ('--repeat', 1, '--iterations', 1)
+
+
+def test_a_layer_measured_in_every_way_it_can_be(run):
+    rows = ('reference', 'mmattn', 'dense', 'separable', 'flex', 'no-bias', 'bf16')
+    done = run(TOOL, 'dat', '--layer', '--dim', 32, '--heads', 4, '--groups', 2, '--size', 9, 13, '--train', '--json',
+               '--rows', *rows, *FEW)
+    table = {row['row']: row for row in json.loads(done.stdout)['table']}
+    assert set(table) == set(rows)
+    assert 'cannot run: FlexAttention trains on CUDA only; q is on cpu' in table.pop('flex')['refused']
+    assert all(row['forward_seconds'] > 0 and row['train_seconds'] > 0 for row in table.values())
+    assert all(row['forward_bytes'] >= 0 and row['train_bytes'] >= 0 for row in table.values())
+    assert table['reference']['difference'] == 0
+    assert all(table[name]['difference'] < 1e-5 for name in ('mmattn', 'dense', 'separable'))
+    assert 1e-4 < table['bf16']['difference'] < 3e-2
+    assert 'difference' not in table['no-bias']
+
+
+def test_a_backbone_as_a_table(run):
+    done = run(TOOL, 'dat_pp', '--arch', 'tiny', '--size', 64, 97, *FEW)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith('dat_pp tiny, 1 x 64 x 97, cpu, ')
+    assert lines[1] == '| row | forward | ratio | added memory | differs by |'
+    assert [line.split('|')[1].strip() for line in lines[3:]] == ['reference', 'mmattn']
+    assert all(line.count('|') == lines[1].count('|') for line in lines[2:])
+
+
+def test_what_is_wrong_is_named(run):
+    done = run(TOOL, 'dat', '--arch', 'tiny', '--rows', 'no-bias', check=False)
+    assert 'no-bias is a row for --layer' in done.stderr
+    done = run(TOOL, 'dat', '--layer', '--size', 0, 5, check=False)
+    assert done.stderr == 'error: --size, --batch, --repeat and --iterations must be at least 1\n'
+    done = run(TOOL, 'dat', '--layer', '--dim', 10, '--heads', 3, '--size', 5, 5, '--rows', 'mmattn', *FEW)
+    assert 'ValueError: embed_dims=10 is not divisible by num_heads=3' in done.stdout
+
+
+def test_memory_sees_what_a_step_needs_and_not_what_was_there():
+    import torch
+    kept = torch.ones(2 ** 24)
+    before = benchmark.memory(kept.device, reset=True)
+    torch.ones(2 ** 24).sum()
+    used = benchmark.memory(kept.device) - before
+    assert used == pytest.approx(2 ** 26, rel=0.2)

@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from mmattn.backbones import DATPlusPlus
+from tests.checkpoint.test_convert import authors
+from tests.conftest import ROOT
+from tests.models import SMALL, small
+
+TOOL = ROOT / 'tools/convert_checkpoint.py'
+
+
+@pytest.fixture
+def files(tmp_path):
+    model = small()
+    config = tmp_path / 'config.py'
+    config.write_text(f"model = dict(backbone=dict(type='mmattn.DAT', pretrain_img_size=160, arch={SMALL!r}))\n")
+    return model, tmp_path / 'theirs.pth', tmp_path / 'new' / 'ours.pth', config
+
+
+def test_a_detector_converts_for_a_config_and_loads(run, files):
+    model, source, target, config = files
+    state = {f'backbone.{name}': value for name, value in authors(model).items()}
+    meta = {'CLASSES': ('cat', 'dog'), 'epoch': 3}
+    torch.save({'state_dict': state | {'neck.w': torch.ones(2)}, 'meta': meta}, source)
+    done = run(TOOL, 'dat', source, target, '--config', config)
+    assert 'renamed backbone.patch_proj.0.weight -> backbone.stem.0.weight' in done.stdout
+    assert 'resized backbone.stages.2.blocks.1.attn.rpe_table [4, 7, 7] -> [4, 19, 19]' in done.stdout
+    assert done.stdout.splitlines()[-1] == f'wrote {target}'
+    written = torch.load(target, weights_only=True)
+    assert written['meta'] == {'dataset_meta': {'classes': ('cat', 'dog')}}
+    assert torch.equal(written['state_dict']['neck.w'], torch.ones(2))
+    resized = small(pretrain_img_size=160, init_cfg=dict(type='Pretrained', checkpoint=str(target)))
+    resized.init_weights()
+    assert torch.equal(resized.stem[0].weight, model.stem[0].weight)
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_classifier_converts_without_a_config(run, files):
+    model, source, target, _ = files
+    torch.save({'model': authors(model) | {'cls_head.weight': torch.zeros(3)}}, source)
+    done = run(TOOL, 'dat', source, target)
+    assert 'dropped cls_head.weight' in done.stdout
+    state = torch.load(target, weights_only=True)['state_dict']
+    assert {name: value.shape for name, value in state.items()} == {
+        name: value.shape for name, value in model.state_dict().items()}
+
+
+def test_what_is_wrong_is_one_line_and_writes_nothing(run, files):
+    model, source, target, config = files
+
+    def error(*args):
+        done = run(TOOL, 'dat', source, target, *args, check=False)
+        assert done.returncode == 2
+        assert not target.parent.exists()
+        assert len(done.stderr.splitlines()) == 1
+        return done.stderr
+
+    assert 'theirs.pth does not exist' in error()
+    torch.save({'model': model.state_dict()}, source)
+    assert 'names are not of this family: stem.0.weight, ' in error()
+    torch.save({'model': authors(model), 'run': DATPlusPlus}, source)
+    assert 'is refused: it holds mmattn.backbones.dat.DATPlusPlus, and reading that would run code' in error()
+    torch.save({'model': {k: v for k, v in authors(model).items() if 'stages.3' not in k}}, source)
+    assert 'of another architecture: it lacks' in error('--config', config)
+    torch.save({'model': authors(model)}, source)
+    target.parent.mkdir()
+    target.touch()
+    done = run(TOOL, 'dat', source, target, check=False)
+    assert done.stderr == f'error: {target} exists already; give another name\n'
+    assert target.stat().st_size == 0
