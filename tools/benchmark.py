@@ -60,16 +60,15 @@ def parse_args():
 def build(args):
     """The module and its input, with the same random weights in every row."""
     import torch
-
-    from mmattn.backbones import DAT, DATPlusPlus
-    from mmattn.layers import DeformableAttention
     torch.manual_seed(0)
     if args.layer:
+        from mmattn.layers import DeformableAttention
         module = DeformableAttention(
             args.dim, args.heads, args.groups, args.stride, offset_range_factor=2 if args.family == 'dat' else -1,
             table_size=args.table, convention=args.family, position_bias='none' if args.row == 'no-bias' else 'table')
         x = torch.randn(args.batch, args.dim, *args.size)
     else:
+        from mmattn.backbones import DAT, DATPlusPlus
         module = (DAT if args.family == 'dat' else DATPlusPlus)(args.arch)
         x = torch.randn(args.batch, 3, *args.size)
     for name, p in module.named_parameters():

@@ -37,7 +37,7 @@ def read_checkpoint(path):
     except FileNotFoundError:
         raise CheckpointError(f'{path} does not exist') from None
     except Exception as error:      # bytes that are no pickle can fail at any instruction
-        foreign = re.search(r'GLOBAL (\S+) was not an allowed global', str(error))
+        foreign = re.search(r'GLOBAL ([\w.]+)', str(error))
         if foreign:
             raise CheckpointError(f'{path} is refused: it holds {foreign[1]}, and reading that would run code. Ask for '
                                   'a file with tensors only, or save one where you trust it') from None
