@@ -13,6 +13,7 @@ backward pass recomputes the logits and is made of the same products. Keys sorte
 of the table, which halves the larger product.
 """
 import math
+from dataclasses import dataclass
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -69,8 +70,8 @@ class _SeparableAttention(torch.autograd.Function):
                 for head in keys.heads:
                     here = (keys.batch, head, keys.span)
                     strips = keys.strips(table[head])
-                    for block, queries in keys.query_blocks:
-                        at = (keys.batch, head, ..., queries)
+                    for block in keys.query_blocks:
+                        at = (keys.batch, head, ..., block.queries)
                         logits = keys.bias(strips, block).addmm_(k[here], q[at], alpha=scale)
                         higher = torch.maximum(top[at], logits.amax(0))
                         weights = logits.sub_(higher).exp_()
@@ -96,8 +97,8 @@ class _SeparableAttention(torch.autograd.Function):
                     here = (keys.batch, head, keys.span)
                     strips = keys.strips(table[head])
                     grad_strips = keys.scratch('grad strips', *strips.shape).zero_()
-                    for block, queries in keys.query_blocks:
-                        at = (keys.batch, head, ..., queries)
+                    for block in keys.query_blocks:
+                        at = (keys.batch, head, ..., block.queries)
                         logits = keys.bias(strips, block).addmm_(k[here], q[at], alpha=scale)
                         weights = logits.sub_(log_total[at]).exp_()
                         grad_v[here].addmm_(weights, grad_out[at].t())
@@ -110,27 +111,36 @@ class _SeparableAttention(torch.autograd.Function):
         return grad_q, grad_k, grad_v, grad_points, grad_table, None, None
 
 
+@dataclass
+class _QueryBlock:
+    rows: slice         # whole rows of the map
+    queries: slice      # the same, counted in queries
+    band: slice         # rows of the table that they read, counted from the first that the block of keys reads
+
+
 def _key_blocks(points, table, rows, columns, grad_points=None):
     """Every block of keys of every group and image, with what its bias is made of."""
     batch, groups, count, _ = points.shape
-    height = max(1, BLOCK_QUERIES // len(columns))
-    query_blocks = [(slice(y, y + height), slice(y * len(columns), (y + height) * len(columns)))
-                    for y in range(0, len(rows), height)]
-    size = min(count, max(1, BLOCK_LOGITS[points.device.type] // (min(height, len(rows)) * len(columns))))
-    starts = range(0, count, size)
-    # Keys are sorted by height, so the first and the last bound the band of table rows that a block reads.
-    lowest = _reads(rows[:1], points[:, :, [min(start + size, count) - 1 for start in starts], 0], table.shape[1])
-    highest = _reads(rows[-1:], points[:, :, ::size, 0], table.shape[1])
-    bands = torch.cat([lowest.floor(), highest.floor() + 2], -1).nan_to_num(0).tolist()
+    heads, entries, _ = table.shape
+    height, width = max(1, BLOCK_QUERIES // len(columns)), len(columns)
+    size = min(count, max(1, BLOCK_LOGITS[points.device.type] // (min(height, len(rows)) * width)))
+    starts, tops = range(0, count, size), range(0, len(rows), height)
+    # Keys are sorted by height, so the first and the last of both blocks bound the rows of the table that are read.
+    # One synchronisation finds them all.
+    first, last = points[:, :, ::size, 0], points[:, :, [min(start + size, count) - 1 for start in starts], 0]
+    low = _reads(rows[::height], last, entries).floor()
+    high = _reads(rows[[min(top + height, len(rows)) - 1 for top in tops]], first, entries).floor() + 2
+    bands = torch.stack([low.nan_to_num().clamp(0, entries - 1), high.nan_to_num().clamp(1, entries)], -1).tolist()
     scratch = _Scratch(points)
     for b in range(batch):
         for g in range(groups):
-            heads = range(g * len(table) // groups, (g + 1) * len(table) // groups)
-            for start, (low, high) in zip(starts, bands[b][g]):
-                low = int(min(max(low, 0), table.shape[1] - 1))
-                band = slice(low, int(min(max(high, low + 1), table.shape[1])))
-                span = slice(start, start + size)
-                yield _KeyBlock(b, heads, span, query_blocks, points[b, g, span], rows, columns, table.shape, band,
+            for start, ends in zip(starts, bands[b][g]):
+                span, bottom = slice(start, start + size), int(ends[0][0])
+                query_blocks = [_QueryBlock(slice(top, top + height), slice(top * width, (top + height) * width),
+                                            slice(int(low) - bottom, int(high) - bottom))
+                                for top, (low, high) in zip(tops, ends)]
+                yield _KeyBlock(b, range(g * heads // groups, (g + 1) * heads // groups), span, query_blocks,
+                                points[b, g, span], rows, columns, table.shape, slice(bottom, int(ends[-1][1])),
                                 scratch, None if grad_points is None else grad_points[b, g, span])
 
 
@@ -183,23 +193,27 @@ class _KeyBlock:
 
     def buffer(self, name, block):
         """Memory for (n, queries of the block) values."""
-        return self.scratch(name, self.count, self.hat_rows[:, block].shape[1] * self.width)
+        return self.scratch(name, self.count, self.hat_rows[:, block.rows].shape[1] * self.width)
 
     def bias(self, strips, block):
         """(n, queries of the block)."""
         out = self.buffer('logits', block)
-        torch.bmm(self.hat_rows[:, block], strips, out=out.view(self.count, -1, self.width))
+        torch.bmm(self.hat_rows[:, block.rows, block.band], strips[:, block.band],
+                  out=out.view(self.count, -1, self.width))
         return out
 
     def bias_backward(self, grad, strips, block, grad_strips):
         """Add what the gradient of the bias (n, queries of the block) gives to the strips and to the heights."""
-        hat = self.hat_rows[:, block]
+        hat, strips = self.hat_rows[:, block.rows, block.band], strips[:, block.band]
         grad = grad.view(self.count, -1, self.width)
-        grad_strips.baddbmm_(hat.transpose(1, 2), grad)
+        if len(self.query_blocks) == 1:
+            grad_strips.baddbmm_(hat.transpose(1, 2), grad)
+        else:       # a slice would be multiplied key by key
+            grad_strips[:, block.band] += torch.bmm(hat.transpose(1, 2), grad, out=self.scratch('part', *strips.shape))
         by_entry = torch.bmm(grad, strips.transpose(1, 2), out=self.scratch('by entry', *hat.shape))
-        below = self.below_rows[:, block]
-        slope = torch.eq(self.entries, below + 1, out=self.scratch('slope', *hat.shape))
-        slope -= torch.eq(self.entries, below, out=self.scratch('slope below', *hat.shape))
+        entries, below = self.entries[block.band], self.below_rows[:, block.rows]
+        slope = torch.eq(entries, below + 1, out=self.scratch('slope', *hat.shape))
+        slope -= torch.eq(entries, below, out=self.scratch('slope below', *hat.shape))
         self.grad_points[:, 0] -= by_entry.mul_(slope).sum((1, 2)) * self.per_cell[0]
 
     def strips_backward(self, grad_strips, table, grad_table):
