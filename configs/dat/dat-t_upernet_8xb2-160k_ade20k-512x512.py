@@ -4,7 +4,8 @@ _base_ = [
 ]
 model = dict(
     data_preprocessor=dict(size=(512, 512)),
-    backbone=dict(_delete_=True, type='mmattn.DAT', arch='tiny', drop_path_rate=0.3),
+    # test images have any size, and the authors' patches leave out what does not fill one
+    backbone=dict(_delete_=True, type='mmattn.DAT', arch='tiny', drop_path_rate=0.3, pad_patches=False),
     decode_head=dict(in_channels=[96, 192, 384, 768], num_classes=150),
     auxiliary_head=dict(in_channels=384, num_classes=150))
 # No decay for norms and position bias tables.
