@@ -36,6 +36,7 @@ def parse_args():
     parser.add_argument('--size', type=int, nargs=2, default=(50, 80), metavar=('H', 'W'), help='of the map or image')
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--train', action='store_true', help='forward + backward as well')
+    parser.add_argument('--with-cp', action='store_true', help='recompute the blocks of a backbone in the backward pass')
     parser.add_argument('--rows', nargs='+', choices=ROWS, help='default: reference, mmattn, and no-bias for a layer')
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--repeat', type=int, default=3, help='processes per row; figures are medians over them')
@@ -69,7 +70,7 @@ def build(args):
         x = torch.randn(args.batch, args.dim, *args.size)
     else:
         from mmattn.backbones import DAT, DATPlusPlus
-        module = (DAT if args.family == 'dat' else DATPlusPlus)(args.arch)
+        module = (DAT if args.family == 'dat' else DATPlusPlus)(args.arch, with_cp=args.with_cp)
         x = torch.randn(args.batch, 3, *args.size)
     for name, p in module.named_parameters():
         if name.endswith('rpe_table'):      # as large as trained ones, so that every backend has a bias to get right

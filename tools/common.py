@@ -16,10 +16,14 @@ class UsageError(Exception):
 
 
 def run(main):
-    """Call `main()`; a UsageError becomes one line on stderr and exit status 2."""
+    """Call `main()`; a UsageError or a CheckpointError becomes one line on stderr and exit status 2."""
     try:
         main()
-    except UsageError as error:
+    except (UsageError, ValueError) as error:
+        if not isinstance(error, UsageError):
+            from mmattn.checkpoint.reading import CheckpointError
+            if not isinstance(error, CheckpointError):
+                raise
         sys.stderr.write(f'error: {" ".join(str(error).split())}\n')
         sys.exit(2)
 

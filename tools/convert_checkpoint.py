@@ -18,6 +18,22 @@ def parse_args():
     return parser.parse_args()
 
 
+def build_backbone(path):
+    """The backbone of a config, without weights.
+
+    Raises:
+        UsageError: the config has none, or a class refused its arguments or is not registered.
+    """
+    from mmattn.registry import MODELS
+    backbone = read_config(path).get('model', {}).get('backbone')
+    if not backbone:
+        raise UsageError(f'{path} has no model.backbone')
+    try:
+        return MODELS.build({**backbone, 'init_cfg': None})
+    except (ValueError, KeyError, ImportError) as error:
+        raise UsageError(f'{path}: {error}') from error
+
+
 def main():
     args = parse_args()
     import torch
@@ -25,15 +41,15 @@ def main():
     from mmattn.checkpoint import dat
     from mmattn.checkpoint.convert import convert, fit
     from mmattn.checkpoint.reading import CheckpointError, read_checkpoint, state_dict_of
-    from mmattn.registry import MODELS
     target = Path(args.target)
     if target.exists():
         raise UsageError(f'{target} exists already; give another name')
+    content = read_checkpoint(args.source)
+    state = state_dict_of(content, args.source)
     try:
-        content = read_checkpoint(args.source)
-        conversion = convert(state_dict_of(content, args.source), dat.translate)
+        conversion = convert(state, dat.translate)
         if args.config:
-            backbone = MODELS.build({**read_config(args.config).model.backbone, 'init_cfg': None})
+            backbone = build_backbone(args.config)
             fit(conversion, backbone, backbone.left_out)
     except CheckpointError as error:
         raise UsageError(f'{args.source}: {error}') from error

@@ -117,11 +117,11 @@ class Pyramid(BaseModule):
         return self
 
     def init_weights(self):
-        pretrained = self.init_cfg if isinstance(self.init_cfg, dict) else {}
-        if pretrained.get('type') != 'Pretrained':
+        settings = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg or {}]
+        path = next((setting['checkpoint'] for setting in settings if setting.get('type') == 'Pretrained'), None)
+        if path is None:
             super().init_weights()
             return
-        path = pretrained['checkpoint']
         result = load_backbone(self, state_dict_of(read_checkpoint(path), path), self.translate)
         print_log(f'{type(self).__name__} starts from {path}: {str(result).splitlines()[-1]}', 'current')
         self._is_init = True

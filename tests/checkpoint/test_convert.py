@@ -67,9 +67,11 @@ def test_authors_and_own_files_load(pair, prefix):
 def test_init_cfg_takes_the_authors_file(pair, tmp_path):
     source, _ = pair
     torch.save({'model': authors(source), 'epoch': 7}, tmp_path / 'theirs.pth')
-    target = small(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'theirs.pth')))
-    target.init_weights()
-    check_equal(source, target)
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'theirs.pth'))
+    for settings in (init_cfg, [init_cfg]):
+        target = small(init_cfg=settings)
+        target.init_weights()
+        check_equal(source, target)
 
 
 def test_a_classifier_lacks_output_norms_and_partial_backbones_leave_stages_out(pair):

@@ -118,6 +118,10 @@ def test_other_wrong_uses_are_one_line(one_line, tmp_path, data):
     assert 'name it .pkl' in one_line('tools/test.py', DET, weights, '--out', tmp_path / 'maps', *options)
     assert 'base_batch_size' in one_line('tools/train.py', DET, '--auto-scale-lr', *options,
                                          'auto_scale_lr.base_batch_size=0')
+    torch.save({'model': {'layers.0.weight': torch.zeros(1)}}, weights)
+    pretrained = [f'model.backbone.init_cfg.checkpoint={weights}', 'model.backbone.init_cfg.type=Pretrained']
+    assert '1 of 1 names are not of this family: layers.0.weight' in one_line(
+        'tools/train.py', DET, '--work-dir', tmp_path, *options, *pretrained)
     if not torch.cuda.is_available():
         assert '--amp needs a GPU' in one_line('tools/train.py', DET, '--amp', *options)
 
