@@ -36,7 +36,7 @@ def parse_args():
     parser.add_argument('--size', type=int, nargs=2, default=(50, 80), metavar=('H', 'W'), help='of the map or image')
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--train', action='store_true', help='forward + backward as well')
-    parser.add_argument('--with-cp', action='store_true', help='recompute the blocks of a backbone in the backward pass')
+    parser.add_argument('--with-cp', action='store_true', help='recompute blocks of a backbone in the backward pass')
     parser.add_argument('--rows', nargs='+', choices=ROWS, help='default: reference, mmattn, and no-bias for a layer')
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--repeat', type=int, default=3, help='processes per row; figures are medians over them')
