@@ -19,7 +19,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 BLOCK_QUERIES = 4096                # whole rows of the map, about this many queries at once
-BLOCK_LOGITS = {'cpu': 2 ** 21}     # logits at once, about what the caches of a CPU hold; 2 ** 24 elsewhere
+BLOCK = {'cpu': 2 ** 21}            # largest tensors of a block, about what the caches of a CPU hold; 2 ** 24 elsewhere
 
 
 def separable_attention(q, k, v, points, table, rows, columns):
@@ -123,7 +123,8 @@ def _key_blocks(points, table, rows, columns, grad_points=None):
     batch, groups, count, _ = points.shape
     heads, entries, _ = table.shape
     height, width = max(1, BLOCK_QUERIES // len(columns)), len(columns)
-    size = min(count, max(1, BLOCK_LOGITS.get(points.device.type, 2 ** 24) // (min(height, len(rows)) * width)))
+    per_key = width * max(min(height, len(rows)), table.shape[2])       # logits, or hats over the columns
+    size = min(count, max(1, BLOCK.get(points.device.type, 2 ** 24) // per_key))
     starts, tops = range(0, count, size), range(0, len(rows), height)
     # Keys are sorted by height, so the first and the last of both blocks bound the rows of the table that are read.
     # One synchronisation finds them all.

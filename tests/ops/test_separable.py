@@ -33,7 +33,7 @@ def plain(tensors, grid):
 @pytest.mark.parametrize('blocks', [(4096, 2 ** 21), (22, 70), (1, 1)])
 def test_equals_the_formula_with_gradients(monkeypatch, size, keys, blocks):
     monkeypatch.setattr(separable, 'BLOCK_QUERIES', blocks[0])
-    monkeypatch.setitem(separable.BLOCK_LOGITS, 'cpu', blocks[1])
+    monkeypatch.setitem(separable.BLOCK, 'cpu', blocks[1])
     tensors, grid = problem(size, keys)
     assert_same(ours(tensors, grid), plain(tensors, grid), tensors)
 
@@ -78,7 +78,7 @@ def test_the_same_twice_to_the_bit():
 
 
 def test_no_tensor_as_large_as_the_bias(monkeypatch):
-    monkeypatch.setitem(separable.BLOCK_LOGITS, 'cpu', 2 ** 12)
+    monkeypatch.setitem(separable.BLOCK, 'cpu', 2 ** 12)
     tensors, grid = problem((16, 16), 256, batch=1, dtype=torch.float32, table=(31, 31))
 
     class Largest(TorchDispatchMode):
