@@ -1,4 +1,4 @@
-"""Small models with one block of every kind, and authors' files to load into them."""
+"""Small models with one block of every kind."""
 from mmattn.backbones import DAT, DATPlusPlus
 
 SMALL = [dict(embed_dims=8, num_heads=2, blocks='LS', window_size=3),
