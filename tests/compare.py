@@ -1,4 +1,6 @@
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 def assert_same(ours, plain, inputs, **tolerance):
@@ -9,3 +11,13 @@ def assert_same(ours, plain, inputs, **tolerance):
     for i, (a, b) in enumerate(zip(torch.autograd.grad((ours * weights).sum(), inputs),
                                    torch.autograd.grad((plain * weights).sum(), inputs))):
         torch.testing.assert_close(a, b, **tolerance, msg=lambda message, i=i: f'gradient of input {i}: {message}')
+
+
+class largest_tensor(TorchDispatchMode):
+    """Inside this context, `numel` is the size of the largest tensor that any operation gave."""
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.numel = max([self.numel, *(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
+        return out

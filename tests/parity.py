@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import torch
 
-from mmattn.backbones import DAT
+from mmattn.backbones import DAT, BiFormer
+from mmattn.checkpoint import biformer, dat
 from mmattn.checkpoint.convert import convert, fit
-from mmattn.checkpoint.dat import translate, translate_attention
-from mmattn.layers import DeformableAttention, DeformableDETRAttention
+from mmattn.layers import BiLevelRoutingAttention, DeformableAttention, DeformableDETRAttention
 from tests import filler
 
 OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 1e-4
-LATER = ('biformer_backbone', 'biformer_stl_backbone', 'bra', 'bra_nchw', 'crossformer_backbone')
+LATER = ('crossformer_backbone',)
 
 
 @dataclass
@@ -41,13 +41,13 @@ def dat_attention(c):
         points, _ = layer.sampling_points(layer.proj_q(x))
         return dict(out=layer(x), points=points)
 
-    return Subject(layer, translate_attention, run)
+    return Subject(layer, dat.translate_attention, run)
 
 
 def ddetr_attention(c):
     layer = DeformableDETRAttention(c['num_heads'] * c['head_dim'], c['num_heads'], c['points_per_query'],
                                     c['table_size'])
-    return Subject(layer, translate_attention, lambda x: dict(out=layer(x)))
+    return Subject(layer, dat.translate_attention, lambda x: dict(out=layer(x)))
 
 
 def dat_backbone(c):
@@ -75,10 +75,63 @@ def dat_backbone(c):
     backbone = DAT(arch, patch_size=c['patch_size'], stem=convolutions if c['use_conv_patches'] else 'patch',
                    convention='dat_pp' if v2 else 'dat', mlp_ratio=c['expansion'], pretrain_img_size=c['img_size'],
                    pad_patches=False, out_norm=False)
-    return Subject(backbone, translate, lambda x: {f'stage{i}': out for i, out in enumerate(backbone(x))})
+    return Subject(backbone, dat.translate, lambda x: {f'stage{i}': out for i, out in enumerate(backbone(x))})
 
 
-KINDS = dict(dat_attention=dat_attention, ddetr_attention=ddetr_attention, dat_backbone=dat_backbone)
+def routing_attention(c, **options):
+    size = {'ada': c.get('kv_per_win', 4)}.get(c.get('kv_downsample_mode', '')[:3], c.get('kv_downsample_ratio', 4))
+    return dict(
+        topk=c['topk'], qk_dims=c.get('qk_dim'), scale=c.get('qk_scale'), lepe_kernel_size=c.get('side_dwconv', 3),
+        out_proj=c.get('param_attention', 'qkvo') == 'qkvo', kv_sampling=c.get('kv_downsample_mode', 'identity'),
+        kv_size=size, **{key: c.get(key, False) for key in ('param_routing', 'diff_routing', 'soft_routing')},
+        **options)
+
+
+def bra(c):
+    layer = BiLevelRoutingAttention(c['dim'], c.get('num_heads', 8), c.get('n_win', 7), **routing_attention(c))
+    return Subject(layer, biformer.translate_attention,
+                   lambda x: dict(out=layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)))
+
+
+def bra_nchw(c):
+    layer = BiLevelRoutingAttention(c['dim'], c.get('num_heads', 8), c.get('n_win', 7),
+                                    **routing_attention(c, pad='after'))
+    return Subject(layer, biformer.translate_attention, lambda x: dict(out=layer(x)))
+
+
+def biformer_backbone(c):
+    kinds = {0: 'C', -1: 'A', -2: 'E'}
+    arch = []
+    for i, topk in enumerate(c['topks']):
+        ratio = max(c.get('kv_downsample_ratios', (4, 2, 1, 1))[i], 1)
+        per_window = c.get('kv_per_wins', (2, 2, -1, -1))[i]
+        mode = c.get('kv_downsample_mode', 'ada_avgpool')
+        routing = dict(kv_sampling=mode, kv_size=max(per_window if mode.startswith('ada') else ratio, 1),
+                       qk_dims=c['qk_dims'][i], scale=c.get('qk_scale'),
+                       out_proj=c.get('param_attention', 'qkvo') == 'qkvo',
+                       **{key: c.get(key, False) for key in ('param_routing', 'diff_routing', 'soft_routing')})
+        arch.append(dict(
+            embed_dims=c['embed_dim'][i], num_heads=c['qk_dims'][i] // c['head_dim'],
+            blocks=kinds.get(topk, 'R') * c['depth'][i], topk=max(topk, 1), num_windows=c['n_win'], routing=routing,
+            lepe_kernel_size=c['side_dwconv'], pos_kernel_size=c['before_attn_dwconv'], mlp_ratio=c['mlp_ratios'][i],
+            mlp='depthwise' if c.get('mlp_dwconv') else 'linear', layer_scale=max(c['layer_scale_init_value'], 0),
+            pre_norm=c['pre_norm']))
+    backbone = BiFormer(arch, out_norm=False)
+    return Subject(backbone, biformer.translate, lambda x: {f'stage{i}': out for i, out in enumerate(backbone(x))})
+
+
+def biformer_stl_backbone(c):
+    arch = [dict(embed_dims=dims, num_heads=dims // c['head_dim'], blocks=('R' if topk > 0 else 'E') * depth,
+                 topk=max(topk, 1), num_windows=windows, routing=dict(pad='after'), lepe_kernel_size=c['side_dwconv'],
+                 lepe_of='value', pos_kernel_size=0, mlp_ratio=ratio)
+            for dims, topk, depth, windows, ratio in zip(c['embed_dim'], c['topks'], c['depth'], c['n_wins'],
+                                                         c['mlp_ratios'])]
+    backbone = BiFormer(arch, stem='patch', out_norm=False)
+    return Subject(backbone, biformer.translate, lambda x: {f'stage{i}': out for i, out in enumerate(backbone(x))})
+
+
+KINDS = dict(biformer_backbone=biformer_backbone, biformer_stl_backbone=biformer_stl_backbone, bra=bra,
+             bra_nchw=bra_nchw, dat_attention=dat_attention, ddetr_attention=ddetr_attention, dat_backbone=dat_backbone)
 
 
 def errors(case, dtype=torch.float32):

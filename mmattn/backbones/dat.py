@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from mmattn.backbones.pyramid import Pyramid, Stage, linear_rates, resolve_arch
+from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, linear_rates, resolve_arch
 from mmattn.checkpoint.dat import translate
 from mmattn.layers import (
     MLP,
@@ -141,34 +141,9 @@ class ConvolutionBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm(self.conv(x))))
 
 
-class PatchEmbed(nn.Sequential):
-    """Non-overlapping patches -> channels, then layer norm.
-
-    Args:
-        in_channels, out_channels (int): channels.
-        patch_size (int): side of a patch.
-        bias (bool): whether the projection has one.
-        pad (bool): True completes the last patches with zeros; False leaves out rows and columns that do not fill
-            one, unless there is no whole patch.
-    """
-
-    def __init__(self, in_channels, out_channels, patch_size, bias=True, pad=True):
-        super().__init__(nn.Conv2d(in_channels, out_channels, patch_size, patch_size, bias=bias),
-                         LayerNorm2d(out_channels))
-        self.patch_size = patch_size
-        self.pad = pad
-
-    def forward(self, x):
-        bottom, right = (-side % self.patch_size if self.pad else max(self.patch_size - side, 0)
-                         for side in x.shape[2:])
-        if bottom or right:
-            x = nn.functional.pad(x, (0, right, 0, bottom))
-        return super().forward(x)
-
-
 def _stem(kind, in_channels, dims, patch_size, pad):
     if kind == 'patch':
-        return PatchEmbed(in_channels, dims, patch_size, pad=pad)
+        return nn.Sequential(PatchConv(in_channels, dims, patch_size, pad=pad), LayerNorm2d(dims))
     if kind == 'overlapping':
         return nn.Sequential(nn.Conv2d(in_channels, dims, 7, patch_size, 3), LayerNorm2d(dims))
     if kind == 'convolutional':
@@ -180,7 +155,7 @@ def _stem(kind, in_channels, dims, patch_size, pad):
 
 def _downsample(kind, in_dims, out_dims, pad):
     if kind == 'patch':
-        return PatchEmbed(in_dims, out_dims, 2, bias=False, pad=pad)
+        return nn.Sequential(PatchConv(in_dims, out_dims, 2, bias=False, pad=pad), LayerNorm2d(out_dims))
     return nn.Sequential(nn.Conv2d(in_dims, out_dims, 3, 2, 1, bias=False), LayerNorm2d(out_dims))
 
 

@@ -4,6 +4,7 @@ import re
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -54,6 +55,27 @@ class Stage(nn.Module):
         return x
 
 
+class PatchConv(nn.Conv2d):
+    """A convolution of patches that do not overlap.
+
+    Args:
+        in_channels, out_channels (int): channels.
+        patch_size (int): side of a patch.
+        bias (bool): whether it has one.
+        pad (bool): True completes the last patches with zeros; False leaves out rows and columns that do not fill
+            one, unless there is no whole patch.
+    """
+
+    def __init__(self, in_channels, out_channels, patch_size, bias=True, pad=True):
+        super().__init__(in_channels, out_channels, patch_size, patch_size, bias=bias)
+        self.pad = pad
+
+    def forward(self, x):
+        bottom, right = (-side % patch if self.pad else max(patch - side, 0)
+                         for side, patch in zip(x.shape[2:], self.kernel_size))
+        return super().forward(F.pad(x, (0, right, 0, bottom)) if bottom or right else x)
+
+
 class Pyramid(BaseModule):
     """Base of the backbones: (B, 3, H, W) images in, one map per chosen stage out.
 
@@ -69,6 +91,7 @@ class Pyramid(BaseModule):
             into them, and keeps them in eval mode.
         norm_eval (bool): keep batch norms in eval mode during training.
         out_norm (bool): layer norm on each returned map, as the published detectors and segmentors have.
+        norm_layer (Callable[[int], nn.Module]): makes that norm for a number of channels.
         init_cfg (dict | None): initialization as MMEngine describes it. `dict(type='Pretrained', checkpoint=…)` takes
             our files and the authors', of classifiers, detectors and segmentors; position bias tables of another size
             are resized, and a file that does not fit raises `CheckpointError`.
@@ -80,7 +103,7 @@ class Pyramid(BaseModule):
     translate = None
 
     def __init__(self, stem, stages, downsamples, dims, out_indices=(0, 1, 2, 3), frozen_stages=-1, norm_eval=False,
-                 out_norm=True, init_cfg=None):
+                 out_norm=True, norm_layer=LayerNorm2d, init_cfg=None):
         super().__init__(init_cfg)
         out_indices = tuple(out_indices)
         if not out_indices or list(out_indices) != sorted(set(out_indices)) or not (
@@ -94,7 +117,7 @@ class Pyramid(BaseModule):
         self.stem = stem
         self.stages = nn.ModuleList(stages[:out_indices[-1] + 1])
         self.downsamples = nn.ModuleList(downsamples[:out_indices[-1]])
-        self.norms = nn.ModuleDict({str(i): LayerNorm2d(dims[i]) if out_norm else nn.Identity() for i in out_indices})
+        self.norms = nn.ModuleDict({str(i): norm_layer(dims[i]) if out_norm else nn.Identity() for i in out_indices})
         self._freeze()
 
     def forward(self, x):

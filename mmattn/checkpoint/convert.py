@@ -145,7 +145,7 @@ def load_backbone(model, state, translate):
     """
     if any(key.startswith(BACKBONE) for key in state):
         state = {key.removeprefix(BACKBONE): value for key, value in state.items() if key.startswith(BACKBONE)}
-    ours = any(name in state for name in model.state_dict())
+    ours = any(name.startswith('stem.') for name in state)
     conversion = Conversion(dict(state)) if ours else convert(state, translate)
     fit(conversion, model, model.left_out)
     model.load_state_dict(conversion.state, strict=False)

@@ -6,23 +6,25 @@ from torch.utils.checkpoint import checkpoint
 BLOCK_LOGITS = 2 ** 22      # of all heads at once, where the bias is made block by block
 
 
-def attention(q, k, v, bias=None, dropout=0.0):
+def attention(q, k, v, bias=None, dropout=0.0, scale=None):
     """Scaled dot-product attention with an additive bias (Vaswani et al., 2017, eq. 1).
 
     Args:
         q (Tensor): (B, h, N, d) queries.
         k, v (Tensor): (B, h, K, d) keys and values.
-        bias (Tensor | None): added to the logits after scaling; broadcasts to (B, h, N, K).
+        bias (Tensor | None): added to the logits after scaling, or True where a key may be seen; broadcasts to
+            (B, h, N, K).
         dropout (float): probability of dropping an attention weight; 0 outside training.
+        scale (float | None): of the logits; None for 1 / sqrt(d).
 
     Returns:
         Tensor: (B, h, N, d).
     """
-    if bias is not None:
+    if bias is not None and bias.dtype != torch.bool:
         bias = bias.to(q.dtype)
     # PyTorch falls back to a slow path that holds all weights unless the channels of a token lie side by side.
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
 
 
 def attention_in_blocks(q, k, v, bias, dropout=0.0):

@@ -67,6 +67,25 @@ def window_attention(q, k, v, table, window, shift=0):
     return out
 
 
+def routed_attention(q, k, v, routes, num_heads, scale, route_weights=None, key_mask=None):
+    """Routed attention with keys and values of all routes gathered from an expanded view, as BiFormer's code has it;
+    arguments as in `mmattn.ops.routing.routed_attention`."""
+    def gather(t):
+        index = routes.view(*routes.shape, *[1] * (t.ndim - 2)).expand(*routes.shape, *t.shape[2:])
+        return t[:, None].expand(-1, t.shape[1], *t.shape[1:]).gather(2, index)         # (B, R, k, M, ...)
+
+    k, v = gather(k), gather(v)
+    if route_weights is not None:
+        k, v = k * route_weights[..., None, None], v * route_weights[..., None, None]
+    out = []
+    for q_h, k_h, v_h in zip(*(t.chunk(num_heads, -1) for t in (q, k.flatten(2, 3), v.flatten(2, 3)))):
+        logits = q_h * scale @ k_h.transpose(2, 3)
+        if key_mask is not None:
+            logits = logits.masked_fill(~gather(key_mask).flatten(2)[:, :, None], -torch.inf)
+        out.append(logits.softmax(-1) @ v_h)
+    return torch.cat(out, -1)
+
+
 def neighborhood_attention(q, k, v, table, kernel_size):
     """Neighbourhood attention, one query at a time.
 

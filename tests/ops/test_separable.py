@@ -1,12 +1,10 @@
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from mmattn.ops import reference, separable
 from mmattn.ops.grid import query_grid
 from mmattn.ops.separable import separable_attention
-from tests.compare import assert_same
+from tests.compare import assert_same, largest_tensor
 
 
 def problem(size, keys, batch=2, heads=6, groups=3, dims=4, table=(5, 9), reach=1.2, dtype=torch.double):
@@ -80,16 +78,7 @@ def test_the_same_twice_to_the_bit():
 def test_no_tensor_as_large_as_the_bias(monkeypatch):
     monkeypatch.setitem(separable.BLOCK, 'cpu', 2 ** 12)
     tensors, grid = problem((16, 16), 256, batch=1, dtype=torch.float32, table=(31, 31))
-
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            self.numel = max([self.numel, *(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
-            return out
-
-    with Largest() as largest:
+    with largest_tensor() as largest:
         ours(tensors, grid).square().sum().backward()
     assert largest.numel < 256 * 256 / 4       # of one head alone
 

@@ -1,0 +1,191 @@
+"""BiFormer: vision transformer with bi-level routing attention (Zhu et al., CVPR 2023, arXiv:2303.08810)."""
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+from torch import nn
+
+from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, linear_rates, resolve_arch
+from mmattn.checkpoint.biformer import translate
+from mmattn.layers import MLP, Attention, BiLevelRoutingAttention, DepthwiseMLP, DropPath, LayerNorm2d, LayerScale
+from mmattn.registry import MODELS
+
+Norm = partial(LayerNorm2d, eps=1e-6)
+
+
+@dataclass
+class BiFormerStage:
+    """One stage of BiFormer.
+
+    Args:
+        embed_dims (int): channels.
+        num_heads (int): heads of routing attention. Full attention has eight, as in the published models.
+        blocks (str): the kind of each block, a letter each: R bi-level routing attention, A full attention, E full
+            attention with LePE, C convolution.
+        topk (int): regions that a region of R attends to.
+        num_windows (int): regions along each side of the map.
+        routing (dict): further arguments of `BiLevelRoutingAttention`.
+        lepe_kernel_size (int): LePE of R and E.
+        lepe_of (str): what LePE of E reads, 'input' or 'value' (see `Attention`).
+        pos_kernel_size (int): depth-wise convolution that is added to the input of each block; 0 for none.
+        mlp_ratio (float): hidden channels of the MLP / channels.
+        mlp (str): 'linear' or 'depthwise' (see `DepthwiseMLP`).
+        layer_scale (float): first value of a factor per channel on each branch; 0 for none.
+        pre_norm (bool): norm before attention and MLP, or after each is added.
+    """
+    embed_dims: int
+    num_heads: int
+    blocks: str
+    topk: int = 4
+    num_windows: int = 7
+    routing: dict = None
+    lepe_kernel_size: int = 5
+    lepe_of: str = 'input'
+    pos_kernel_size: int = 3
+    mlp_ratio: float = 3.0
+    mlp: str = 'linear'
+    layer_scale: float = 0.0
+    pre_norm: bool = True
+
+    def attention(self, kind):
+        """The layer that a letter stands for."""
+        if kind == 'R':
+            return BiLevelRoutingAttention(self.embed_dims, self.num_heads, self.num_windows, self.topk,
+                                           lepe_kernel_size=self.lepe_kernel_size, **self.routing or {})
+        if kind == 'A':
+            return Attention(self.embed_dims)
+        if kind == 'E':
+            return Attention(self.embed_dims, lepe_kernel_size=self.lepe_kernel_size, lepe_of=self.lepe_of)
+        if kind == 'C':
+            dims = self.embed_dims
+            return nn.Sequential(nn.Conv2d(dims, dims, 1), nn.Conv2d(dims, dims, 5, padding=2, groups=dims),
+                                 nn.Conv2d(dims, dims, 1))
+        raise ValueError(f'block {kind!r} in blocks={self.blocks!r} is unknown; use R (routing attention), A (full '
+                         'attention), E (full attention with LePE) or C (convolution)')
+
+    def feed_forward(self):
+        """The MLP of a block."""
+        if self.mlp == 'linear':
+            return MLP(self.embed_dims, self.mlp_ratio)
+        if self.mlp == 'depthwise':
+            return DepthwiseMLP(self.embed_dims, self.mlp_ratio, residual=False)
+        raise ValueError(f'mlp={self.mlp!r} is unknown; choose one of linear, depthwise')
+
+
+class Block(nn.Module):
+    """Attention and MLP, each added to what it reads under layer scale and stochastic depth, with a norm before it or
+    after the sum; behind a depth-wise convolution that encodes positions."""
+
+    def __init__(self, stage, kind, drop_path_rate):
+        super().__init__()
+        dims, kernel = stage.embed_dims, stage.pos_kernel_size
+        self.pos_embed = nn.Conv2d(dims, dims, kernel, padding=kernel // 2, groups=dims) if kernel else None
+        self.norm1 = Norm(dims)
+        self.attn = stage.attention(kind)
+        self.norm2 = Norm(dims)
+        self.mlp = stage.feed_forward()
+        self.scale1 = LayerScale(dims, stage.layer_scale) if stage.layer_scale > 0 else nn.Identity()
+        self.scale2 = LayerScale(dims, stage.layer_scale) if stage.layer_scale > 0 else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
+        self.pre_norm = stage.pre_norm
+
+    def forward(self, x):
+        if self.pos_embed:
+            x = x + self.pos_embed(x)
+        if self.pre_norm:
+            x = x + self.drop_path(self.scale1(self.attn(self.norm1(x))))
+            return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+        x = self.norm1(x + self.drop_path(self.scale1(self.attn(x))))
+        return self.norm2(x + self.drop_path(self.scale2(self.mlp(x))))
+
+
+def _stem(kind, in_channels, dims):
+    if kind == 'convolutional':
+        return nn.Sequential(nn.Conv2d(in_channels, dims // 2, 3, 2, 1), nn.BatchNorm2d(dims // 2), nn.GELU(),
+                             nn.Conv2d(dims // 2, dims, 3, 2, 1), nn.BatchNorm2d(dims))
+    if kind == 'patch':
+        return nn.Sequential(PatchConv(in_channels, dims, 4), nn.BatchNorm2d(dims))
+    raise ValueError(f'stem={kind!r} is unknown; choose one of convolutional, patch')
+
+
+def _downsample(kind, in_dims, out_dims):
+    if kind == 'convolutional':
+        return nn.Sequential(nn.Conv2d(in_dims, out_dims, 3, 2, 1), nn.BatchNorm2d(out_dims))
+    return nn.Sequential(nn.BatchNorm2d(in_dims), PatchConv(in_dims, out_dims, 2))
+
+
+def _arch(dims, depths, **stage):
+    return [dict(embed_dims=d, num_heads=d // 32, blocks=kind * depth, topk=topk, **stage)
+            for d, kind, depth, topk in zip(dims, 'RRRE', depths, (1, 4, 16, 1))]
+
+
+@MODELS.register_module()
+class BiFormer(Pyramid):
+    """BiFormer backbone: bi-level routing attention in three stages, full attention in the last.
+
+    The same weights serve any number of windows: the published models have 7 along each side on ImageNet, 16 on COCO
+    and 8 on ADE20K.
+
+    Args:
+        arch (str | Sequence[dict]): 'tiny', 'small', 'base', 'stl' (the layout of Swin-T), or a list of four dicts
+            with the fields of `BiFormerStage`.
+        in_channels (int): channels of the image.
+        stem (str | None): 'convolutional' has two 3 x 3 convolutions with stride 2, and one between stages; 'patch'
+            embeds patches that do not overlap, completed with zeros. None is 'patch' for 'stl' and 'convolutional'
+            for the others.
+        num_windows (int | None): regions along each side of the map in every stage; None leaves what the stages say,
+            7 in the named architectures.
+        mask_padding (bool | None): leave padding out of routing attention; the published models do not (False). None
+            leaves what the stages say.
+        drop_path_rate (float): stochastic depth of the last block, rising linearly from 0 at the first.
+        with_cp (bool): recompute blocks in the backward pass instead of storing them.
+        pyramid: `out_indices`, `frozen_stages`, `norm_eval`, `out_norm` and `init_cfg` as in
+            `mmattn.backbones.pyramid.Pyramid`.
+
+    Shapes:
+        (B, in_channels, H, W) -> one (B, embed_dims of the stage, H / (4, 8, 16, 32), W / (4, 8, 16, 32)) per
+        entry of `out_indices`; sides are rounded up.
+
+    Raises:
+        ValueError: unknown arch, stem or block letter, heads that do not divide the channels, out_indices or
+            frozen_stages out of range.
+
+    Example:
+        >>> for x in BiFormer(arch='tiny')(torch.rand(1, 3, 200, 320)):
+        ...     print(tuple(x.shape))
+        (1, 64, 50, 80)
+        (1, 128, 25, 40)
+        (1, 256, 13, 20)
+        (1, 512, 7, 10)
+    """
+
+    arch_zoo = {
+        'tiny': _arch((64, 128, 256, 512), (2, 2, 8, 2)),
+        'small': _arch((64, 128, 256, 512), (4, 4, 18, 4)),
+        'base': _arch((96, 192, 384, 768), (4, 4, 18, 4)),
+        'stl': _arch((96, 192, 384, 768), (2, 2, 6, 2), mlp_ratio=4.0, pos_kernel_size=0, lepe_of='value',
+                     routing=dict(pad='after')),
+    }
+    translate = staticmethod(translate)
+
+    def __init__(self, arch='tiny', in_channels=3, stem=None, num_windows=None, mask_padding=None, drop_path_rate=0.0,
+                 with_cp=False, **pyramid):
+        specs = [BiFormerStage(**stage) for stage in resolve_arch(arch, self.arch_zoo)]
+        for spec in specs:
+            if num_windows is not None:
+                spec.num_windows = num_windows
+            if mask_padding is not None:
+                spec.routing = {**(spec.routing or {}), 'mask_padding': mask_padding}
+        stem = stem or ('patch' if arch == 'stl' else 'convolutional')
+        dims = [spec.embed_dims for spec in specs]
+        rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))
+        super().__init__(
+            stem=_stem(stem, in_channels, dims[0]),
+            stages=[Stage([Block(spec, kind, next(rates)) for kind in spec.blocks], with_cp) for spec in specs],
+            downsamples=[_downsample(stem, *pair) for pair in pairwise(dims)],
+            dims=dims, norm_layer=Norm, **pyramid)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)

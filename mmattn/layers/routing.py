@@ -1,0 +1,179 @@
+import warnings
+
+import torch
+from einops import rearrange
+from torch import nn
+from torch.nn import functional as F
+
+from mmattn.layers.checks import check_divides
+from mmattn.ops.partition import pad_to_multiple, window_merge, window_partition
+from mmattn.ops.routing import routed_attention, top_routes
+
+KV_SAMPLINGS = ('identity', 'ada_avgpool', 'ada_maxpool', 'avgpool', 'maxpool', 'fracpool', 'conv')
+
+
+class BiLevelRoutingAttention(nn.Module):
+    """Bi-level routing attention (Zhu et al., CVPR 2023, section 3.2): the map is cut into regions; every region
+    chooses the regions whose mean key fits its mean query best; its tokens attend to the tokens of those.
+
+    Args:
+        embed_dims (int): channels C.
+        num_heads (int): heads h, must divide C and `qk_dims`.
+        num_windows (int): regions along each side of the map.
+        topk (int): regions that a region chooses; at most as many as there are, with one warning.
+        qk_dims (int | None): channels of queries and keys, C unless given.
+        scale (float | None): of the logits; 1 / sqrt(qk_dims), over all heads, unless given, as in the published
+            models.
+        lepe_kernel_size (int): depth-wise convolution of the values that is added to the output (LePE; CSWin, eq. 9);
+            0 for none.
+        out_proj (bool): whether a linear map follows.
+        kv_sampling (str): how keys and values of a region become fewer: 'identity' keeps them; 'ada_avgpool' and
+            'ada_maxpool' leave kv_size x kv_size; 'avgpool', 'maxpool' and 'conv' (depth-wise) shrink each side by
+            kv_size; 'fracpool' leaves kv_size x kv_size by fractional max pooling, random in training.
+        kv_size (int): see `kv_sampling`.
+        param_routing (bool): a linear map before regions are compared; needs `diff_routing`.
+        diff_routing (bool): gradients pass through the routing: through its weights where `soft_routing` multiplies
+            them, and straight through the choice (a factor of value 1) where it does not.
+        soft_routing (bool): multiply keys and values by the softmax of the logits of their route.
+        pad (str): what completes the last regions. 'before': zeros, before the projections, until there are
+            num_windows regions of ceil(side / num_windows) pixels; 'after': zeros, after the projections, and regions
+            are floor(side / num_windows) pixels, so that there may be more of them. Both are published: the
+            channels-last and the channels-first model.
+        mask_padding (bool): leave padding out of means, routing, softmax and LePE. The published models do not.
+
+    Shapes:
+        (B, C, H, W) -> (B, C, H, W)
+
+    Raises:
+        ValueError: heads that do not divide the channels, an unknown sampling or padding, parametric routing without
+            gradients.
+    """
+
+    def __init__(self, embed_dims, num_heads, num_windows=7, topk=4, qk_dims=None, scale=None, lepe_kernel_size=5,
+                 out_proj=True, kv_sampling='identity', kv_size=4, param_routing=False, diff_routing=False,
+                 soft_routing=False, pad='before', mask_padding=False):
+        super().__init__()
+        qk_dims = qk_dims or embed_dims
+        check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
+        check_divides('qk_dims', qk_dims, 'num_heads', num_heads)
+        for name, value, known in (('kv_sampling', kv_sampling, KV_SAMPLINGS), ('pad', pad, ('before', 'after'))):
+            if value not in known:
+                raise ValueError(f'{name}={value!r} is unknown; choose one of {", ".join(known)}')
+        for name, value in (('num_windows', num_windows), ('topk', topk), ('kv_size', kv_size)):
+            if value < 1:
+                raise ValueError(f'{name}={value} must be at least 1')
+        if param_routing and not diff_routing:
+            raise ValueError('param_routing=True needs diff_routing=True, or its parameters get no gradient')
+        self.num_heads = num_heads
+        self.num_windows = num_windows
+        self.topk = topk
+        self.qk_dims = qk_dims
+        self.scale = scale or qk_dims ** -0.5
+        self.kv_sampling = kv_sampling
+        self.kv_size = kv_size
+        self.diff_routing = diff_routing
+        self.soft_routing = soft_routing
+        self.pad = pad
+        self.mask_padding = mask_padding
+        self.qkv = nn.Linear(embed_dims, 2 * qk_dims + embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims) if out_proj else nn.Identity()
+        self.lepe = nn.Conv2d(embed_dims, embed_dims, lepe_kernel_size, padding=lepe_kernel_size // 2,
+                              groups=embed_dims) if lepe_kernel_size else None
+        self.router = nn.Linear(qk_dims, qk_dims) if param_routing else nn.Identity()
+        dims = qk_dims + embed_dims
+        self.kv_conv = nn.Conv2d(dims, dims, kv_size, kv_size, groups=dims) if kv_sampling == 'conv' else None
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        x = x.permute(0, 2, 3, 1)
+        if self.pad == 'before':
+            x = pad_to_multiple(x, (self.num_windows, self.num_windows))
+            region = tuple(side // self.num_windows for side in x.shape[1:3])
+        else:
+            region = tuple(max(side // self.num_windows, 1) for side in (height, width))
+        q, k, v = self.qkv(x).split([self.qk_dims, self.qk_dims, x.shape[-1]], -1)
+        real = None
+        if self.mask_padding or self.pad == 'after':
+            real = x.new_ones(1, height, width, 1)
+        if self.mask_padding and self.pad == 'before':
+            q, k, v = (F.pad(t[:, :height, :width], (0, 0, 0, x.shape[2] - width, 0, x.shape[1] - height))
+                       for t in (q, k, v))
+        lepe = self.lepe(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, :height, :width] if self.lepe else 0
+        q, k, v = (pad_to_multiple(t, region) for t in (q, k, v))
+        size = q.shape[1:3]
+        if real is not None:
+            real = F.pad(real, (0, 0, 0, size[1] - width, 0, size[0] - height))
+        q, k, v = (window_partition(t, region) for t in (q, k, v))                          # (B, R, N, C)
+        real = None if real is None else window_partition(real, region)[..., 0] > 0         # (1, R, N)
+        routes, weights = self._route(q, k, real)
+        k, v, mask = self._sample(k, v, region, real if self.mask_padding else None)
+        out = routed_attention(q, k, v, routes, self.num_heads, self.scale, weights, mask)
+        out = window_merge(out, region, size)[:, :height, :width] + lepe
+        return self.proj(out).permute(0, 3, 1, 2)
+
+    def _route(self, q, k, real):
+        """Routes (B, R, k) and what multiplies their keys and values, None for nothing."""
+        if real is None:
+            q, k = q.mean(2), k.mean(2)
+        else:       # (B, R, C) over (1, R, 1): regions of nothing but padding have the mean zero
+            count = real.sum(-1, keepdim=True).clamp(min=1)
+            q, k = ((t * real[..., None]).sum(2) / count for t in (q, k))
+        if not self.diff_routing:
+            q, k = q.detach(), k.detach()
+        count = min(self.topk, q.shape[1])
+        if count < self.topk:
+            warnings.warn(f'topk={self.topk} is more than the {count} regions of this map; all of them are attended to',
+                          stacklevel=3)
+        usable = real.any(-1) if self.mask_padding else None
+        routes, logits = top_routes(self.router(q), self.router(k), count, self.scale, usable)
+        if not self.soft_routing and not self.diff_routing:
+            return routes, None
+        weights = logits.softmax(-1)
+        return routes, weights if self.soft_routing else 1 + weights - weights.detach()
+
+    def _sample(self, k, v, region, real):
+        """Fewer keys and values (B, R, M, C) of each region, and which of them are real (B, R, M), None for all."""
+        if self.kv_sampling == 'identity':
+            return k, v, None if real is None else real.expand(len(k), -1, -1)
+        shape = k.shape[:2]
+        kv = rearrange(torch.cat([k, v], -1), 'b r (y x) c -> (b r) c y x', y=region[0])
+        mask = None
+        if real is not None:
+            real = rearrange(real.expand(len(k), -1, -1), 'b r (y x) -> (b r) 1 y x', y=region[0])
+        kv, real = self._pool(kv, real)
+        if real is not None:
+            mask = rearrange(real, '(b r) 1 y x -> b r (y x)', b=shape[0])
+        kv = rearrange(kv, '(b r) c y x -> b r (y x) c', b=shape[0])
+        return *kv.split([self.qk_dims, v.shape[-1]], -1), mask
+
+    def _pool(self, kv, real):
+        """kv (n, C, y, x) and real (n, 1, y, x), or None, at fewer places."""
+        size = self.kv_size
+        kernel = tuple(min(size, side) for side in kv.shape[2:])
+        if self.kv_sampling == 'conv':
+            pad = [max(size - side, 0) for side in kv.shape[2:]]
+            kv = F.pad(kv if real is None else kv * real, (0, pad[1], 0, pad[0]))
+            return self.kv_conv(kv), real if real is None else F.max_pool2d(real.to(kv.dtype), kernel) > 0
+        pool = {
+            'ada_avgpool': lambda t: F.adaptive_avg_pool2d(t, size),
+            'ada_maxpool': lambda t: F.adaptive_max_pool2d(t, size),
+            'avgpool': lambda t: F.avg_pool2d(t, kernel),
+            'maxpool': lambda t: F.max_pool2d(t, kernel),
+            'fracpool': self._fractional_pool(kv),
+        }[self.kv_sampling]
+        if real is None:
+            return pool(kv), None
+        if 'avg' in self.kv_sampling:
+            share = pool(real.to(kv.dtype))
+            return pool(kv * real) / share.clamp(min=1e-6), share > 0
+        pooled = pool(kv.masked_fill(~real, torch.finfo(kv.dtype).min))
+        real = pool(real.to(kv.dtype).expand_as(kv))[:, :1] > 0
+        return pooled.masked_fill(~real, 0), real
+
+    def _fractional_pool(self, kv):
+        """The same places for every channel of keys and values; the middle ones outside training."""
+        window = tuple(min(2, side) for side in kv.shape[2:])
+        size = tuple(min(self.kv_size, side - k + 1) for side, k in zip(kv.shape[2:], window))
+        samples = torch.rand(len(kv), 1, 2, device=kv.device) if self.training else kv.new_full((len(kv), 1, 2), 0.5)
+        samples = samples.to(kv.dtype).expand(-1, kv.shape[1], -1)
+        return lambda t: F.fractional_max_pool2d(t, window, size, _random_samples=samples)
