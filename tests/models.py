@@ -1,5 +1,5 @@
 """Small models with one block of every kind."""
-from mmattn.backbones import DAT, DATPlusPlus
+from mmattn.backbones import DAT, BiFormer, DATPlusPlus
 
 SMALL = [dict(embed_dims=8, num_heads=2, blocks='LS', window_size=3),
          dict(embed_dims=12, num_heads=2, blocks='S', window_size=4),
@@ -12,6 +12,12 @@ SMALL_PP = [dict(embed_dims=8, num_heads=2, blocks='ND', kernel_size=3, stride=8
             dict(embed_dims=16, num_heads=4, blocks='XD', stride=2, window_size=5, position_bias='log_cpb', **_PLUS),
             dict(embed_dims=24, num_heads=6, blocks='DL', offset_groups=3, layer_scale=0.1, **_PLUS)]
 
+SMALL_BI = [dict(embed_dims=8, num_heads=2, blocks='RR', topk=1, num_windows=3),
+            dict(embed_dims=16, num_heads=2, blocks='R', topk=2, num_windows=2, layer_scale=0.1, mlp='depthwise'),
+            dict(embed_dims=16, num_heads=4, blocks='RC', topk=3, num_windows=2, pre_norm=False,
+                 routing=dict(kv_sampling='ada_avgpool', kv_size=2, soft_routing=True)),
+            dict(embed_dims=24, num_heads=6, blocks='AE')]
+
 
 def small(**options):
     return DAT(**dict(arch=SMALL, pretrain_img_size=64) | options)
@@ -19,3 +25,7 @@ def small(**options):
 
 def small_pp(**options):
     return DATPlusPlus(**dict(arch=SMALL_PP, pretrain_img_size=64) | options)
+
+
+def small_bi(**options):
+    return BiFormer(**dict(arch=SMALL_BI) | options)

@@ -88,23 +88,19 @@ class BiLevelRoutingAttention(nn.Module):
         x = x.permute(0, 2, 3, 1)
         if self.pad == 'before':
             x = pad_to_multiple(x, (self.num_windows, self.num_windows))
-            region = tuple(side // self.num_windows for side in x.shape[1:3])
+            size = x.shape[1:3]
+            region = tuple(side // self.num_windows for side in size)
         else:
             region = tuple(max(side // self.num_windows, 1) for side in (height, width))
+            size = tuple(-(-side // r) * r for side, r in zip((height, width), region))
         q, k, v = self.qkv(x).split([self.qk_dims, self.qk_dims, x.shape[-1]], -1)
         real = None
         if self.mask_padding or self.pad == 'after':
-            real = x.new_ones(1, height, width, 1)
-        if self.mask_padding and self.pad == 'before':
-            q, k, v = (F.pad(t[:, :height, :width], (0, 0, 0, x.shape[2] - width, 0, x.shape[1] - height))
-                       for t in (q, k, v))
+            real = _regions(x.new_ones(1, height, width, 1), size, region)[..., 0] > 0      # (1, R, N)
+        if self.mask_padding:
+            q, k, v = (t[:, :height, :width] for t in (q, k, v))
         lepe = self.lepe(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, :height, :width] if self.lepe else 0
-        q, k, v = (pad_to_multiple(t, region) for t in (q, k, v))
-        size = q.shape[1:3]
-        if real is not None:
-            real = F.pad(real, (0, 0, 0, size[1] - width, 0, size[0] - height))
-        q, k, v = (window_partition(t, region) for t in (q, k, v))                          # (B, R, N, C)
-        real = None if real is None else window_partition(real, region)[..., 0] > 0         # (1, R, N)
+        q, k, v = (_regions(t, size, region) for t in (q, k, v))                            # (B, R, N, C)
         routes, weights = self._route(q, k, real)
         k, v, mask = self._sample(k, v, region, real if self.mask_padding else None)
         out = routed_attention(q, k, v, routes, self.num_heads, self.scale, weights, mask)
@@ -177,3 +173,8 @@ class BiLevelRoutingAttention(nn.Module):
         samples = torch.rand(len(kv), 1, 2, device=kv.device) if self.training else kv.new_full((len(kv), 1, 2), 0.5)
         samples = samples.to(kv.dtype).expand(-1, kv.shape[1], -1)
         return lambda t: F.fractional_max_pool2d(t, window, size, _random_samples=samples)
+
+
+def _regions(x, size, region):
+    """A channels-last map (B, H, W, C), completed with zeros to `size`, region by region: (B, R, N, C)."""
+    return window_partition(F.pad(x, (0, 0, 0, size[1] - x.shape[2], 0, size[0] - x.shape[1])), region)
