@@ -29,10 +29,10 @@ ROWS = {
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0], epilog='rows: ' + '; '.join(
         f'{name}: {what}' for name, what in ROWS.items()))
-    parser.add_argument('family', choices=['dat', 'dat_pp'])
+    parser.add_argument('family', choices=['dat', 'dat_pp', 'biformer'])
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument('--layer', action='store_true', help='one deformable attention layer')
-    what.add_argument('--arch', choices=['tiny', 'small', 'base'], help='a whole backbone')
+    what.add_argument('--layer', action='store_true', help='one layer of deformable or bi-level routing attention')
+    what.add_argument('--arch', choices=['tiny', 'small', 'base', 'stl'], help='a whole backbone')
     parser.add_argument('--size', type=int, nargs=2, default=(50, 80), metavar=('H', 'W'), help='of the map or image')
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--train', action='store_true', help='forward + backward as well')
@@ -48,13 +48,16 @@ def parse_args():
     layer.add_argument('--groups', type=int, default=3, help='offset groups')
     layer.add_argument('--stride', type=int, default=1, help='pixels per sampled point')
     layer.add_argument('--table', type=int, default=14, help='map side that the bias table was made for')
+    parser.add_argument('--windows', type=int, default=16, help='biformer: regions along each side')
+    layer.add_argument('--topk', type=int, default=4, help='biformer: regions that a region attends to')
     parser.add_argument('--row', choices=ROWS, help=argparse.SUPPRESS)              # measure it in this process
     parser.add_argument('--phase', choices=['forward', 'train'], help=argparse.SUPPRESS)
     parser.add_argument('--output', help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.arch and args.rows and 'no-bias' in args.rows:
-        parser.error('no-bias is a row for --layer')
-    args.rows = args.rows or ['reference', 'mmattn', *(['no-bias'] if args.layer else [])]
+    deformable_layer = args.layer and args.family != 'biformer'
+    if not deformable_layer and args.rows and 'no-bias' in args.rows:
+        parser.error('no-bias is a row for --layer of dat and dat_pp')
+    args.rows = args.rows or ['reference', 'mmattn', *(['no-bias'] if deformable_layer else [])]
     return args
 
 
@@ -63,14 +66,21 @@ def build(args):
     import torch
     torch.manual_seed(0)
     if args.layer:
-        from mmattn.layers import DeformableAttention
-        module = DeformableAttention(
-            args.dim, args.heads, args.groups, args.stride, offset_range_factor=2 if args.family == 'dat' else -1,
-            table_size=args.table, convention=args.family, position_bias='none' if args.row == 'no-bias' else 'table')
+        from mmattn.layers import BiLevelRoutingAttention, DeformableAttention
+        if args.family == 'biformer':
+            module = BiLevelRoutingAttention(args.dim, args.heads, args.windows, args.topk)
+        else:
+            module = DeformableAttention(
+                args.dim, args.heads, args.groups, args.stride, offset_range_factor=2 if args.family == 'dat' else -1,
+                table_size=args.table, convention=args.family,
+                position_bias='none' if args.row == 'no-bias' else 'table')
         x = torch.randn(args.batch, args.dim, *args.size)
     else:
-        from mmattn.backbones import DAT, DATPlusPlus
-        module = (DAT if args.family == 'dat' else DATPlusPlus)(args.arch, with_cp=args.with_cp)
+        from mmattn.backbones import DAT, BiFormer, DATPlusPlus
+        if args.family == 'biformer':       # dense training keeps the statistics of batch norms
+            module = BiFormer(args.arch, num_windows=args.windows, norm_eval=True, with_cp=args.with_cp).train()
+        else:
+            module = dict(dat=DAT, dat_pp=DATPlusPlus)[args.family](args.arch, with_cp=args.with_cp)
         x = torch.randn(args.batch, 3, *args.size)
     for name, p in module.named_parameters():
         if name.endswith('rpe_table'):      # as large as trained ones, so that every backend has a bias to get right
@@ -80,10 +90,11 @@ def build(args):
 
 def measure(args):
     """Time and peak memory of one row in this process; the output goes to a file."""
-    from mmattn.ops.deformable import BACKEND_VARIABLE
-    if args.row in ('reference', 'dense', 'separable', 'flex'):
-        os.environ[BACKEND_VARIABLE] = args.row
     import torch
+
+    from mmattn.ops import deformable, routing
+    if args.row in ('reference', 'dense', 'separable', 'flex'):
+        os.environ[(routing if args.family == 'biformer' else deformable).BACKEND_VARIABLE] = args.row
     module, x = build(args)
     training = args.phase == 'train'
 
@@ -180,7 +191,8 @@ def difference(path, reference):
 
 
 def print_table(args, table):
-    what = f'layer {args.dim} channels, {args.heads} heads, {args.groups} groups' if args.layer else args.arch
+    parts = f'{args.windows} windows a side, top {args.topk}' if args.family == 'biformer' else f'{args.groups} groups'
+    what = f'layer {args.dim} channels, {args.heads} heads, {parts}' if args.layer else args.arch
     first = table[0]
     print(f'{args.family} {what}, {args.batch} x {args.size[0]} x {args.size[1]}, {args.device}, '
           f'{first.get("threads", "?")} threads, medians of {args.repeat} x {args.iterations}')
