@@ -69,11 +69,11 @@ init_default_scope(cfg.default_scope)
 from importlib import import_module
 with torch.device('meta'):
     model = import_module(f"{{cfg.default_scope}}.registry").MODELS.build(cfg.model)
-print(type(model.backbone).__name__, cfg.auto_scale_lr.base_batch_size)
+print(type(model.backbone).__module__, cfg.auto_scale_lr.base_batch_size)
 '''
     name, batch = run('-c', code, cwd=tmp_path).stdout.strip().splitlines()[-1].split()
-    assert name == 'DAT'
-    assert int(batch) in (2, 8, 16)
+    assert name.startswith('mmattn.backbones.')
+    assert int(batch) in (2, 8, 16, 32)
 
 
 def test_the_readmes_examples_print_what_they_say(run):
