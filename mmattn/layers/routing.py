@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmattn.layers.checks import check_divides
+from mmattn.layers.projection import split_linear
 from mmattn.ops.partition import pad_to_multiple, window_merge, window_partition
 from mmattn.ops.routing import routed_attention, top_routes
 
@@ -93,7 +94,7 @@ class BiLevelRoutingAttention(nn.Module):
         else:
             region = tuple(max(side // self.num_windows, 1) for side in (height, width))
             size = tuple(-(-side // r) * r for side, r in zip((height, width), region))
-        q, k, v = self.qkv(x).split([self.qk_dims, self.qk_dims, x.shape[-1]], -1)
+        q, k, v = split_linear(self.qkv, x, [self.qk_dims, self.qk_dims, x.shape[-1]])
         real = None
         if self.mask_padding or self.pad == 'after':
             real = _regions(x.new_ones(1, height, width, 1), size, region)[..., 0] > 0      # (1, R, N)
@@ -177,4 +178,5 @@ class BiLevelRoutingAttention(nn.Module):
 
 def _regions(x, size, region):
     """A channels-last map (B, H, W, C), completed with zeros to `size`, region by region: (B, R, N, C)."""
-    return window_partition(F.pad(x, (0, 0, 0, size[1] - x.shape[2], 0, size[0] - x.shape[1])), region)
+    bottom, right = size[0] - x.shape[1], size[1] - x.shape[2]
+    return window_partition(F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x, region)

@@ -67,7 +67,7 @@ class LocalAttention(nn.Module):
         else:
             bias = bias[None]
         q, k, v = (rearrange(t, 'b g n (h d) -> (b g) h n d', h=self.num_heads)
-                   for t in split_linear(self.proj_qkv, window_partition(x, self.window), 3))
+                   for t in split_linear(self.proj_qkv, window_partition(x, self.window), [x.shape[-1]] * 3))
         out = attention(q, k, v, bias, self.attn_drop_rate if self.training else 0.0)
         out = self.proj_out(rearrange(out, '(b g) h n d -> b g n (h d)', b=len(x)))
         out = window_merge(out, self.window, size)
