@@ -78,24 +78,29 @@ def dat_backbone(c):
     return Subject(backbone, dat.translate, lambda x: {f'stage{i}': out for i, out in enumerate(backbone(x))})
 
 
-def routing_attention(c, **options):
-    size = {'ada': c.get('kv_per_win', 4)}.get(c.get('kv_downsample_mode', '')[:3], c.get('kv_downsample_ratio', 4))
+def routing_options(c, mode, kv_per_win, kv_ratio):
+    """Options of routing attention that layers and backbones spell alike."""
     return dict(
-        topk=c['topk'], qk_dims=c.get('qk_dim'), scale=c.get('qk_scale'), lepe_kernel_size=c.get('side_dwconv', 3),
-        out_proj=c.get('param_attention', 'qkvo') == 'qkvo', kv_sampling=c.get('kv_downsample_mode', 'identity'),
-        kv_size=size, **{key: c.get(key, False) for key in ('param_routing', 'diff_routing', 'soft_routing')},
-        **options)
+        scale=c.get('qk_scale'), out_proj=c.get('param_attention', 'qkvo') == 'qkvo', kv_sampling=mode,
+        kv_size=max(kv_per_win if mode.startswith('ada') else kv_ratio, 1),
+        **{key: c.get(key, False) for key in ('param_routing', 'diff_routing', 'soft_routing')})
+
+
+def routing_layer(c, pad):
+    return BiLevelRoutingAttention(
+        c['dim'], c.get('num_heads', 8), c.get('n_win', 7), c['topk'], c.get('qk_dim'),
+        lepe_kernel_size=c.get('side_dwconv', 3), pad=pad, **routing_options(
+            c, c.get('kv_downsample_mode', 'identity'), c.get('kv_per_win', 4), c.get('kv_downsample_ratio', 4)))
 
 
 def bra(c):
-    layer = BiLevelRoutingAttention(c['dim'], c.get('num_heads', 8), c.get('n_win', 7), **routing_attention(c))
+    layer = routing_layer(c, 'before')
     return Subject(layer, biformer.translate_attention,
                    lambda x: dict(out=layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)))
 
 
 def bra_nchw(c):
-    layer = BiLevelRoutingAttention(c['dim'], c.get('num_heads', 8), c.get('n_win', 7),
-                                    **routing_attention(c, pad='after'))
+    layer = routing_layer(c, 'after')
     return Subject(layer, biformer.translate_attention, lambda x: dict(out=layer(x)))
 
 
@@ -103,13 +108,9 @@ def biformer_backbone(c):
     kinds = {0: 'C', -1: 'A', -2: 'E'}
     arch = []
     for i, topk in enumerate(c['topks']):
-        ratio = max(c.get('kv_downsample_ratios', (4, 2, 1, 1))[i], 1)
-        per_window = c.get('kv_per_wins', (2, 2, -1, -1))[i]
-        mode = c.get('kv_downsample_mode', 'ada_avgpool')
-        routing = dict(kv_sampling=mode, kv_size=max(per_window if mode.startswith('ada') else ratio, 1),
-                       qk_dims=c['qk_dims'][i], scale=c.get('qk_scale'),
-                       out_proj=c.get('param_attention', 'qkvo') == 'qkvo',
-                       **{key: c.get(key, False) for key in ('param_routing', 'diff_routing', 'soft_routing')})
+        routing = dict(qk_dims=c['qk_dims'][i], **routing_options(
+            c, c.get('kv_downsample_mode', 'ada_avgpool'), c.get('kv_per_wins', (2, 2, -1, -1))[i],
+            c.get('kv_downsample_ratios', (4, 2, 1, 1))[i]))
         arch.append(dict(
             embed_dims=c['embed_dim'][i], num_heads=c['qk_dims'][i] // c['head_dim'],
             blocks=kinds.get(topk, 'R') * c['depth'][i], topk=max(topk, 1), num_windows=c['n_win'], routing=routing,

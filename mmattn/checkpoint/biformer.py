@@ -1,19 +1,21 @@
 """Parameter names of the authors' BiFormer, channels last and channels first -> ours."""
 import re
 
+from mmattn.checkpoint.rules import apply_inside, apply_rules
+
 # (authors' pattern, our name); the first that matches the whole name wins. An empty name drops the entry.
 RULES = [
     (r'(?:norm|pre_logits|head)\..+', ''),
     (r'downsample_layers\.0\.(\d\.\w+)', r'stem.\1'),
     (r'downsample_layers\.(\d)\.(\d\.\w+)', lambda m: f'downsamples.{int(m[1]) - 1}.{m[2]}'),
     (r'extra_norms\.(\d\.\w+)', r'norms.\1'),
-    (r'stages\.(\d)\.(?:blocks\.)?(\d+)\.(.+)', lambda m: _inside(f'stages.{m[1]}.blocks.{m[2]}.', m[3])),
+    (r'stages\.(\d)\.(?:blocks\.)?(\d+)\.(.+)', lambda m: apply_inside(f'stages.{m[1]}.blocks.{m[2]}.', BLOCK, m[3])),
 ]
 BLOCK = [
     (r'(?:pos_embed|norm[12])\.\w+', r'\g<0>'),
     (r'gamma([12])', r'scale\1.gamma'),
     (r'attn\.([123])\.(\w+)', lambda m: f'attn.{int(m[1]) - 1}.{m[2]}'),
-    (r'attn\.(.+)', lambda m: _inside('attn.', m[1], ATTENTION)),
+    (r'attn\.(.+)', lambda m: apply_inside('attn.', ATTENTION, m[1])),
     (r'mlp\.0\.(\w+)', r'mlp.fc1.\1'),
     (r'mlp\.1\.dwconv\.(\w+)', r'mlp.conv.\1'),
     (r'mlp\.[23]\.(\w+)', r'mlp.fc2.\1'),
@@ -33,28 +35,14 @@ def translate(key, value):
         tuple[str | None, Tensor]: the name is '' where the entry belongs to the classifier, None where it is unknown.
         A 1 x 1 convolution becomes the matrix of a linear map.
     """
-    return _with_layout(_apply(RULES, key.replace('_checkpoint_wrapped_module.', '')), value)
+    return _with_layout(apply_rules(RULES, key.replace('_checkpoint_wrapped_module.', '')), value)
 
 
 def translate_attention(key, value):
     """The same for one of the authors' attention layers alone."""
-    return _with_layout(_apply(ATTENTION, key), value)
+    return _with_layout(apply_rules(ATTENTION, key), value)
 
 
 def _with_layout(name, value):
     is_linear = name and re.search(r'(qkv|proj|fc1|fc2)\.weight$', name) and value.ndim == 4
     return name, value.flatten(1) if is_linear else value
-
-
-def _apply(rules, key):
-    for pattern, name in rules:
-        match = re.fullmatch(pattern, key)
-        if match:
-            return name(match) if callable(name) else match.expand(name)
-    return None
-
-
-def _inside(prefix, key, rules=None):
-    """Apply rules behind a prefix."""
-    name = _apply(rules or BLOCK, key)
-    return prefix + name if name else name

@@ -1,6 +1,8 @@
 """Parameter names of the authors' DAT (CVPR 2022) and DAT++ -> ours."""
 import re
 
+from mmattn.checkpoint.rules import apply_inside, apply_rules
+
 # (authors' pattern, our name); the first that matches the whole name wins. An empty name drops the entry: it is
 # derived, or belongs to the classifier.
 ATTENTION = [
@@ -33,8 +35,8 @@ BLOCK = [
     (r'local_perception_units\.(\d+)\.(\w+)', r'\1.lpu.\2'),
     (r'ln_cnvnxt\.(\d+)\.norm\.(\w+)', r'\1.norm.\2'),
     (r'attns\.(\d+)\.(weight|bias)', r'\1.conv.\2'),
-    (r'attns\.(\d+)\.(.+)', lambda m: _inside(f'{m[1]}.attn.', ATTENTION, m[2])),
-    (r'mlps\.(\d+)\.(.+)', lambda m: _inside(f'{m[1]}.mlp.', MLP, m[2])),
+    (r'attns\.(\d+)\.(.+)', lambda m: apply_inside(f'{m[1]}.attn.', ATTENTION, m[2])),
+    (r'mlps\.(\d+)\.(.+)', lambda m: apply_inside(f'{m[1]}.mlp.', MLP, m[2])),
 ]
 
 
@@ -51,24 +53,10 @@ def translate(key, value):
 
 def translate_attention(key, value):
     """The same for one of the authors' attention layers alone."""
-    return _apply(ATTENTION, key), value
+    return apply_rules(ATTENTION, key), value
 
 
 def rename(key):
     """Our name for a parameter of an authors' backbone, '' or None as in `translate`."""
     match = re.fullmatch(r'stages\.(\d)\.(.+)', key)
-    return _inside(f'stages.{match[1]}.blocks.', BLOCK, match[2]) if match else _apply(BACKBONE, key)
-
-
-def _apply(rules, key):
-    for pattern, name in rules:
-        match = re.fullmatch(pattern, key)
-        if match:
-            return name(match) if callable(name) else match.expand(name)
-    return None
-
-
-def _inside(prefix, rules, key):
-    """Apply rules behind a prefix, which is left out where they drop the entry or do not know it."""
-    name = _apply(rules, key)
-    return prefix + name if name else name
+    return apply_inside(f'stages.{match[1]}.blocks.', BLOCK, match[2]) if match else apply_rules(BACKBONE, key)

@@ -1,7 +1,7 @@
 from einops import rearrange
 from torch import nn
 
-from mmattn.layers.checks import check_divides
+from mmattn.layers.checks import check_choice, check_divides
 from mmattn.ops.attention import attention
 
 
@@ -26,8 +26,7 @@ class Attention(nn.Module):
     def __init__(self, embed_dims, num_heads=8, qkv_bias=False, lepe_kernel_size=0, lepe_of='value'):
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
-        if lepe_of not in ('value', 'input'):
-            raise ValueError(f'lepe_of={lepe_of!r} is unknown; choose one of value, input')
+        check_choice('lepe_of', lepe_of, ('value', 'input'))
         self.num_heads = num_heads
         self.lepe_of = lepe_of
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)

@@ -3,7 +3,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from mmattn.layers.checks import check_divides
+from mmattn.layers.checks import check_choice, check_divides
 from mmattn.layers.norm import LayerNorm2d
 from mmattn.layers.precision import in_float32
 from mmattn.ops.attention import attention, attention_in_blocks
@@ -68,8 +68,7 @@ class DeformableAttention(nn.Module):
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
         check_divides('num_heads', num_heads, 'offset_groups', offset_groups)
         check_convention(convention)
-        if position_bias not in POSITION_BIASES:
-            raise ValueError(f'position_bias={position_bias!r} is unknown; choose one of {", ".join(POSITION_BIASES)}')
+        check_choice('position_bias', position_bias, POSITION_BIASES)
         self.num_heads = num_heads
         self.offset_groups = offset_groups
         self.stride = stride

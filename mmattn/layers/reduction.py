@@ -2,7 +2,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from mmattn.layers.checks import check_divides
+from mmattn.layers.checks import check_at_least, check_divides
 from mmattn.layers.norm import LayerNorm2d
 from mmattn.ops.attention import attention
 
@@ -28,8 +28,7 @@ class SpatialReductionAttention(nn.Module):
     def __init__(self, embed_dims, num_heads, sr_ratio=1, attn_drop_rate=0.0, drop_rate=0.0):
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
-        if sr_ratio < 1:
-            raise ValueError(f'sr_ratio={sr_ratio} must be at least 1')
+        check_at_least('sr_ratio', sr_ratio, 1)
         self.num_heads = num_heads
         self.sr_ratio = sr_ratio
         self.attn_drop_rate = attn_drop_rate

@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from mmattn.layers.checks import check_divides
+from mmattn.layers.checks import check_at_least, check_choice, check_divides
 from mmattn.layers.projection import split_linear
 from mmattn.ops.partition import pad_to_multiple, window_merge, window_partition
 from mmattn.ops.routing import routed_attention, top_routes
@@ -57,12 +57,11 @@ class BiLevelRoutingAttention(nn.Module):
         qk_dims = qk_dims or embed_dims
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
         check_divides('qk_dims', qk_dims, 'num_heads', num_heads)
-        for name, value, known in (('kv_sampling', kv_sampling, KV_SAMPLINGS), ('pad', pad, ('before', 'after'))):
-            if value not in known:
-                raise ValueError(f'{name}={value!r} is unknown; choose one of {", ".join(known)}')
-        for name, value in (('num_windows', num_windows), ('topk', topk), ('kv_size', kv_size)):
-            if value < 1:
-                raise ValueError(f'{name}={value} must be at least 1')
+        check_choice('kv_sampling', kv_sampling, KV_SAMPLINGS)
+        check_choice('pad', pad, ('before', 'after'))
+        check_at_least('num_windows', num_windows, 1)
+        check_at_least('topk', topk, 1)
+        check_at_least('kv_size', kv_size, 1)
         if param_routing and not diff_routing:
             raise ValueError('param_routing=True needs diff_routing=True, or its parameters get no gradient')
         self.num_heads = num_heads

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import flex_attention
 
+from mmattn.ops.separable import separable_attention
+
 TOLERANCE = 1e-2        # of the trial, relative: kernels may multiply in TF32
 
 
@@ -58,7 +60,6 @@ def _compiled():
 @cache
 def _trial(device, dtype, dims):
     """Why a small problem fails or comes out wrong on this device; None if it comes out right."""
-    from mmattn.ops.separable import separable_attention
     generator = torch.Generator().manual_seed(0)
     shapes = ((1, 4, 9, 15, dims), (1, 4, 130, dims), (1, 4, 130, dims), (1, 2, 130, 2), (4, 9, 11))
     inputs = [torch.randn(shape, generator=generator).clamp(-1.2, 1.2).to(device) for shape in shapes]
