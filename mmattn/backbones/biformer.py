@@ -7,7 +7,7 @@ from torch import nn
 
 from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, linear_rates, resolve_arch
 from mmattn.checkpoint.biformer import translate
-from mmattn.layers import MLP, Attention, BiLevelRoutingAttention, DepthwiseMLP, DropPath, LayerNorm2d, LayerScale
+from mmattn.layers import MLP, Attention, BiLevelRoutingAttention, DepthwiseMLP, DropPath, LayerNorm2d, layer_scale
 from mmattn.registry import MODELS
 
 Norm = partial(LayerNorm2d, eps=1e-6)
@@ -84,8 +84,8 @@ class Block(nn.Module):
         self.attn = stage.attention(kind)
         self.norm2 = Norm(dims)
         self.mlp = stage.feed_forward()
-        self.scale1 = LayerScale(dims, stage.layer_scale) if stage.layer_scale > 0 else nn.Identity()
-        self.scale2 = LayerScale(dims, stage.layer_scale) if stage.layer_scale > 0 else nn.Identity()
+        self.scale1 = layer_scale(dims, stage.layer_scale)
+        self.scale2 = layer_scale(dims, stage.layer_scale)
         self.drop_path = DropPath(drop_path_rate)
         self.pre_norm = stage.pre_norm
 

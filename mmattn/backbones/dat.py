@@ -13,11 +13,11 @@ from mmattn.layers import (
     DepthwiseMLP,
     DropPath,
     LayerNorm2d,
-    LayerScale,
     LocalAttention,
     NeighborhoodAttention,
     ShiftedWindowAttention,
     SpatialReductionAttention,
+    layer_scale,
 )
 from mmattn.registry import MODELS
 
@@ -112,10 +112,10 @@ class Block(nn.Module):
         self.lpu = LocalPerceptionUnit(dims) if stage.lpu else nn.Identity()
         self.norm1 = LayerNorm2d(dims)
         self.attn = attention
-        self.scale1 = LayerScale(dims, stage.layer_scale) if stage.layer_scale > 0 else nn.Identity()
+        self.scale1 = layer_scale(dims, stage.layer_scale)
         self.norm2 = LayerNorm2d(dims)
         self.mlp = mlp
-        self.scale2 = LayerScale(dims, stage.layer_scale) if stage.layer_scale > 0 else nn.Identity()
+        self.scale2 = layer_scale(dims, stage.layer_scale)
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x):

@@ -26,11 +26,12 @@ class Conversion:
     resized: dict = field(default_factory=dict)
 
     def __str__(self):
-        lines = [*(f'renamed {old} -> {new}' for old, new in self.renamed.items()),
+        renamed = {old: new for old, new in self.renamed.items() if new in self.state}      # others were dropped later
+        lines = [*(f'renamed {old} -> {new}' for old, new in renamed.items()),
                  *(f'dropped {name}' for name in self.dropped),
                  *(f'resized {name} {list(old)} -> {list(new)}' for name, (old, new) in self.resized.items())]
-        kept = len(self.state) - len(self.renamed)
-        total = f'{len(self.renamed)} renamed, {kept} kept, {len(self.dropped)} dropped, {len(self.resized)} resized'
+        kept = len(self.state) - len(renamed)
+        total = f'{len(renamed)} renamed, {kept} kept, {len(self.dropped)} dropped, {len(self.resized)} resized'
         return '\n'.join([*lines, total])
 
 

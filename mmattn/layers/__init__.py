@@ -8,9 +8,9 @@ from mmattn.layers.neighborhood import NeighborhoodAttention
 from mmattn.layers.norm import LayerNorm2d
 from mmattn.layers.reduction import SpatialReductionAttention
 from mmattn.layers.routing import BiLevelRoutingAttention
-from mmattn.layers.scale import LayerScale
+from mmattn.layers.scale import LayerScale, layer_scale
 from mmattn.layers.window import LocalAttention, ShiftedWindowAttention
 
 __all__ = ['MLP', 'Attention', 'BiLevelRoutingAttention', 'DeformableAttention', 'DeformableDETRAttention',
            'DepthwiseMLP', 'DropPath', 'LayerNorm2d', 'LayerScale', 'LocalAttention', 'NeighborhoodAttention',
-           'ShiftedWindowAttention', 'SpatialReductionAttention']
+           'ShiftedWindowAttention', 'SpatialReductionAttention', 'layer_scale']

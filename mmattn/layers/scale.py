@@ -16,3 +16,8 @@ class LayerScale(nn.Module):
 
     def forward(self, x):
         return x * self.gamma[:, None, None]
+
+
+def layer_scale(embed_dims, init_value):
+    """A `LayerScale`, or nothing where `init_value` is 0."""
+    return LayerScale(embed_dims, init_value) if init_value > 0 else nn.Identity()

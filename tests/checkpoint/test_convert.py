@@ -82,6 +82,7 @@ def test_a_classifier_lacks_output_norms_and_partial_backbones_leave_stages_out(
     result = load_backbone(target, theirs, translate)
     assert {'cls_head.weight', 'cls_norm.norm.weight'} <= set(result.dropped)
     assert any(name.startswith('stages.3.') for name in result.dropped)
+    assert f'{len(result.state)} renamed, 0 kept, {len(result.dropped)} dropped' in str(result)
     assert torch.equal(target.stages[2].blocks[1].attn.rpe_table, source.stages[2].blocks[1].attn.rpe_table)
 
 
