@@ -94,7 +94,7 @@ class Block(nn.Module):
             x = x + self.pos_embed(x)
         if self.pre_norm:
             x = x + self.drop_path(self.scale1(self.attn(self.norm1(x))))
-            return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+            return x + self.drop_path(self.scale2(self.mlp(x, self.norm2)))
         x = self.norm1(x + self.drop_path(self.scale1(self.attn(x))))
         return self.norm2(x + self.drop_path(self.scale2(self.mlp(x))))
 

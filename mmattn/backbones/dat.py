@@ -121,7 +121,7 @@ class Block(nn.Module):
     def forward(self, x):
         x = self.lpu(x)
         x = x + self.drop_path(self.scale1(self.attn(self.norm1(x))))
-        return x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+        return x + self.drop_path(self.scale2(self.mlp(x, self.norm2)))
 
 
 class ConvolutionBlock(nn.Module):
@@ -138,7 +138,7 @@ class ConvolutionBlock(nn.Module):
 
     def forward(self, x):
         x = self.lpu(x)
-        return x + self.drop_path(self.mlp(self.norm(self.conv(x))))
+        return x + self.drop_path(self.mlp(self.conv(x), self.norm))
 
 
 def _stem(kind, in_channels, dims, patch_size, pad):

@@ -1,6 +1,7 @@
 """What the backbones share: a stem, stages with a downsampling before each but the first, a norm per output."""
 import re
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import nn
@@ -122,7 +123,7 @@ class Pyramid(BaseModule):
 
     def forward(self, x):
         outs = []
-        x = self.stem(x)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))      # what layers read and give
         for i, stage in enumerate(self.stages):
             x = stage(self.downsamples[i - 1](x) if i else x)
             if i in self.out_indices:

@@ -1,9 +1,16 @@
+import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+BLOCK_HIDDEN = {'cpu': 2 ** 20}     # hidden numbers at once, so that they stay in the cache; other devices: all
 
 
 class MLP(nn.Module):
     """Two linear maps with GELU between, on every pixel of a (B, C, H, W) map.
+
+    Hidden channels, several times as many as the map has, are made for a few rows at a time and made again in the
+    backward pass.
 
     Args:
         embed_dims (int): channels C in and out.
@@ -18,13 +25,19 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden, embed_dims)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x):
-        x = self.drop(self.hidden(self.fc1(x.permute(0, 2, 3, 1))))
-        return self.drop(self.fc2(x)).permute(0, 3, 1, 2)
+    def forward(self, x, norm=None):
+        """`norm`, a layer norm, comes before; what it gives is not kept for the backward pass either."""
+        batch, _, height, width = x.shape
+        size = BLOCK_HIDDEN.get(x.device.type)
+        rows = max(1, size // (batch * width * self.fc1.out_features)) if size else height
+        parts = [checkpoint(self._feed_forward, part, norm, use_reentrant=False, preserve_rng_state=self.drop.p > 0)
+                 for part in x.split(rows, 2)]
+        return torch.cat(parts, 1).permute(0, 3, 1, 2)
 
-    def hidden(self, x):
-        """What happens between the linear maps: (B, H, W, hidden) -> the same."""
-        return F.gelu(x)
+    def _feed_forward(self, x, norm):
+        """(B, C, H, W) -> (B, H, W, C)."""
+        x = (norm(x) if norm else x).permute(0, 2, 3, 1)
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
 
 class DepthwiseMLP(MLP):
@@ -41,6 +54,8 @@ class DepthwiseMLP(MLP):
         self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.residual = residual
 
-    def hidden(self, x):
+    def forward(self, x, norm=None):
+        x = self.fc1((norm(x) if norm else x).permute(0, 2, 3, 1))
         y = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return F.gelu(x + y if self.residual else y)
+        x = self.drop(F.gelu(x + y if self.residual else y))
+        return self.drop(self.fc2(x)).permute(0, 3, 1, 2)

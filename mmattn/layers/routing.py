@@ -7,8 +7,7 @@ from torch.nn import functional as F
 
 from mmattn.layers.checks import check_at_least, check_choice, check_divides
 from mmattn.layers.projection import split_linear
-from mmattn.ops.partition import pad_to_multiple, window_merge, window_partition
-from mmattn.ops.routing import routed_attention, top_routes
+from mmattn.ops.routing import region_view, routed_attention, top_routes
 
 KV_SAMPLINGS = ('identity', 'ada_avgpool', 'ada_maxpool', 'avgpool', 'maxpool', 'fracpool', 'conv')
 
@@ -87,60 +86,65 @@ class BiLevelRoutingAttention(nn.Module):
         height, width = x.shape[2:]
         x = x.permute(0, 2, 3, 1)
         if self.pad == 'before':
-            x = pad_to_multiple(x, (self.num_windows, self.num_windows))
-            size = x.shape[1:3]
-            region = tuple(side // self.num_windows for side in size)
+            region = tuple(-(-side // self.num_windows) for side in (height, width))
+            grid = self.num_windows, self.num_windows
         else:
             region = tuple(max(side // self.num_windows, 1) for side in (height, width))
-            size = tuple(-(-side // r) * r for side, r in zip((height, width), region))
-        q, k, v = split_linear(self.qkv, x, [self.qk_dims, self.qk_dims, x.shape[-1]])
+            grid = tuple(-(-side // r) for side, r in zip((height, width), region))
+        size = grid[0] * region[0], grid[1] * region[1]
         real = None
         if self.mask_padding or self.pad == 'after':
-            real = _regions(x.new_ones(1, height, width, 1), size, region)[..., 0] > 0      # (1, R, N)
+            real = _complete(x.new_ones(1, height, width, 1), size)[..., 0] > 0             # (1, *size)
+        if self.pad == 'before':
+            x = _complete(x, size)
+        q, k, v = split_linear(self.qkv, x, [self.qk_dims, self.qk_dims, x.shape[-1]])
         if self.mask_padding:
             q, k, v = (t[:, :height, :width] for t in (q, k, v))
         lepe = self.lepe(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, :height, :width] if self.lepe else 0
-        q, k, v = (_regions(t, size, region) for t in (q, k, v))                            # (B, R, N, C)
-        routes, weights = self._route(q, k, real)
-        k, v, mask = self._sample(k, v, region, real if self.mask_padding else None)
+        q, k, v = (_complete(t, size) for t in (q, k, v))
+        routes, weights = self._route(q, k, grid, real)
+        k, v, mask = self._sample(k, v, grid, real if self.mask_padding else None)
         out = routed_attention(q, k, v, routes, self.num_heads, self.scale, weights, mask)
-        out = window_merge(out, region, size)[:, :height, :width] + lepe
-        return self.proj(out).permute(0, 3, 1, 2)
+        return self.proj(out[:, :height, :width] + lepe).permute(0, 3, 1, 2)
 
-    def _route(self, q, k, real):
-        """Routes (B, R, k) and what multiplies their keys and values, None for nothing."""
+    def _route(self, q, k, grid, real):
+        """Routes (B, Gy, Gx, k) and what multiplies their keys and values, None for nothing."""
+        region = q.shape[1] // grid[0], q.shape[2] // grid[1]
+
+        def mean(t):
+            return F.avg_pool2d(t.permute(0, 3, 1, 2), region).permute(0, 2, 3, 1)          # (B, Gy, Gx, C)
+
+        usable = None
         if real is None:
-            q, k = q.mean(2), k.mean(2)
-        else:       # (B, R, C) over (1, R, 1): regions of nothing but padding have the mean zero
-            count = real.sum(-1, keepdim=True).clamp(min=1)
-            q, k = ((t * real[..., None]).sum(2) / count for t in (q, k))
+            q, k = mean(q), mean(k)
+        else:       # regions of nothing but padding have the mean zero
+            real = real[..., None].to(q.dtype)
+            share = mean(real)
+            q, k = (mean(t * real) / share.clamp(min=1e-6) for t in (q, k))
+            usable = share[..., 0] > 0 if self.mask_padding else None
         if not self.diff_routing:
             q, k = q.detach(), k.detach()
-        count = min(self.topk, q.shape[1])
+        count = min(self.topk, grid[0] * grid[1])
         if count < self.topk:
             warnings.warn(f'topk={self.topk} is more than the {count} regions of this map; all of them are attended to',
                           stacklevel=3)
-        usable = real.any(-1) if self.mask_padding else None
         routes, logits = top_routes(self.router(q), self.router(k), count, self.scale, usable)
         if not self.soft_routing and not self.diff_routing:
             return routes, None
         weights = logits.softmax(-1)
         return routes, weights if self.soft_routing else 1 + weights - weights.detach()
 
-    def _sample(self, k, v, region, real):
-        """Fewer keys and values (B, R, M, C) of each region, and which of them are real (B, R, M), None for all."""
+    def _sample(self, k, v, grid, real):
+        """Maps of fewer keys and values, region by region, and which of them are real, None for all."""
         if self.kv_sampling == 'identity':
-            return k, v, None if real is None else real.expand(len(k), -1, -1)
-        shape = k.shape[:2]
-        kv = rearrange(torch.cat([k, v], -1), 'b r (y x) c -> (b r) c y x', y=region[0])
-        mask = None
+            return k, v, real
+        kv = rearrange(region_view(torch.cat([k, v], -1), grid), 'b gy gx y x c -> (b gy gx) c y x')
         if real is not None:
-            real = rearrange(real.expand(len(k), -1, -1), 'b r (y x) -> (b r) 1 y x', y=region[0])
-        kv, real = self._pool(kv, real)
-        if real is not None:
-            mask = rearrange(real, '(b r) 1 y x -> b r (y x)', b=shape[0])
-        kv = rearrange(kv, '(b r) c y x -> b r (y x) c', b=shape[0])
-        return *kv.split([self.qk_dims, v.shape[-1]], -1), mask
+            real = rearrange(region_view(real.expand(len(k), -1, -1)[..., None], grid),
+                             'b gy gx y x c -> (b gy gx) c y x')
+        kv, real = (None if t is None else rearrange(t, '(b gy gx) c y x -> b (gy y) (gx x) c', gy=grid[0], gx=grid[1])
+                    for t in self._pool(kv, real))
+        return *kv.split([self.qk_dims, v.shape[-1]], -1), None if real is None else real[..., 0]
 
     def _pool(self, kv, real):
         """kv (n, C, y, x) and real (n, 1, y, x), or None, at fewer places."""
@@ -175,7 +179,7 @@ class BiLevelRoutingAttention(nn.Module):
         return lambda t: F.fractional_max_pool2d(t, window, size, _random_samples=samples)
 
 
-def _regions(x, size, region):
-    """A channels-last map (B, H, W, C), completed with zeros to `size`, region by region: (B, R, N, C)."""
+def _complete(x, size):
+    """A channels-last map (B, H, W, C) with zeros at the bottom and right until it has `size`."""
     bottom, right = size[0] - x.shape[1], size[1] - x.shape[2]
-    return window_partition(F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x, region)
+    return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x

@@ -1,6 +1,8 @@
 """The formulas written out, slow and obvious: what tests and benchmarks compare with. Never chosen by itself."""
 import torch
 
+from mmattn.ops.partition import window_merge, window_partition
+
 
 def attention(q, k, v, bias=None):
     """softmax(q k^T / sqrt(d) + bias) v. Shapes as in `mmattn.ops.attention.attention`."""
@@ -70,20 +72,27 @@ def window_attention(q, k, v, table, window, shift=0):
 def routed_attention(q, k, v, routes, num_heads, scale, route_weights=None, key_mask=None):
     """Routed attention with keys and values of all routes gathered from an expanded view, as BiFormer's code has it;
     arguments as in `mmattn.ops.routing.routed_attention`."""
-    def gather(t):
-        index = routes.view(*routes.shape, *[1] * (t.ndim - 2)).expand(*routes.shape, *t.shape[2:])
-        return t[:, None].expand(-1, t.shape[1], *t.shape[1:]).gather(2, index)         # (B, R, k, M, ...)
+    batch, *grid, count = routes.shape
+    size = q.shape[1:3]
 
-    k, v = gather(k), gather(v)
+    def regions(t):                                                                         # -> (B, R, tokens, ...)
+        return window_partition(t, (t.shape[1] // grid[0], t.shape[2] // grid[1]))
+
+    def gather(t):
+        index = routes.view(batch, -1, count, 1, 1).expand(-1, -1, -1, *t.shape[2:])
+        return t[:, None].expand(-1, t.shape[1], *t.shape[1:]).gather(2, index)             # (B, R, k, M, ...)
+
+    q, k, v = regions(q), gather(regions(k)), gather(regions(v))
     if route_weights is not None:
-        k, v = k * route_weights[..., None, None], v * route_weights[..., None, None]
+        k, v = (t * route_weights.flatten(1, 2)[..., None, None] for t in (k, v))
     out = []
     for q_h, k_h, v_h in zip(*(t.chunk(num_heads, -1) for t in (q, k.flatten(2, 3), v.flatten(2, 3)))):
         logits = q_h * scale @ k_h.transpose(2, 3)
         if key_mask is not None:
-            logits = logits.masked_fill(~gather(key_mask).flatten(2)[:, :, None], -torch.inf)
+            mask = gather(regions(key_mask.expand(batch, -1, -1)[..., None]))
+            logits = logits.masked_fill(~mask.flatten(2)[:, :, None], -torch.inf)
         out.append(logits.softmax(-1) @ v_h)
-    return torch.cat(out, -1)
+    return window_merge(torch.cat(out, -1), (size[0] // grid[0], size[1] // grid[1]), size)
 
 
 def neighborhood_attention(q, k, v, table, kernel_size):

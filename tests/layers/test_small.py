@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from mmattn.layers import MLP, DepthwiseMLP, DropPath, LayerNorm2d, LayerScale
+from mmattn.layers import mlp as mlp_module
 from mmattn.layers.precision import in_float32
 from mmattn.layers.projection import split_linear
+from tests.compare import assert_same
 
 
 def test_layer_norm_normalises_channels_of_each_pixel():
@@ -22,6 +24,30 @@ def test_mlp_works_on_each_pixel():
     x = torch.randn(2, 6, 3, 5)
     pixel = mlp.fc2(torch.nn.functional.gelu(mlp.fc1(x[1, :, 2, 3])))
     torch.testing.assert_close(mlp(x)[1, :, 2, 3], pixel)
+
+
+@pytest.mark.parametrize('block', [1, 60, 2 ** 20])
+@pytest.mark.parametrize('with_norm', [True, False])
+def test_mlp_in_blocks_of_rows_has_the_gradients_of_the_formula(monkeypatch, block, with_norm):
+    monkeypatch.setitem(mlp_module.BLOCK_HIDDEN, 'cpu', block)
+    mlp, norm = MLP(6, mlp_ratio=2).double(), LayerNorm2d(6).double() if with_norm else None
+    x = torch.randn(2, 6, 5, 3, dtype=torch.double, requires_grad=True)
+    plain = (norm(x) if with_norm else x).permute(0, 2, 3, 1)
+    plain = mlp.fc2(torch.nn.functional.gelu(mlp.fc1(plain))).permute(0, 3, 1, 2)
+    assert_same(mlp(x, norm), plain, (x, *mlp.parameters(), *(norm.parameters() if with_norm else ())))
+
+
+def test_mlp_keeps_no_hidden_channels_and_drops_the_same_ones_in_the_backward_pass():
+    mlp = MLP(6, mlp_ratio=4, drop_rate=0.5)
+    x = torch.randn(1, 6, 7, 5, requires_grad=True)
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        torch.manual_seed(1)
+        out = mlp(x)
+    assert max(sizes) < 4 * x.numel()
+    torch.manual_seed(1)
+    hidden = mlp.drop(torch.nn.functional.gelu(mlp.fc1(x.permute(0, 2, 3, 1))))
+    assert_same(out, mlp.drop(mlp.fc2(hidden)).permute(0, 3, 1, 2), (x, *mlp.parameters()))
 
 
 @pytest.mark.parametrize('residual', [True, False])

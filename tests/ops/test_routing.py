@@ -2,17 +2,18 @@ import pytest
 import torch
 
 from mmattn.ops import reference, routing
-from mmattn.ops.routing import routed_attention, top_routes
+from mmattn.ops.routing import region_view, routed_attention, top_routes
 from tests.compare import assert_same, largest_tensor
 
 
-def problem(regions=6, routes=3, dtype=torch.double):
+def problem(grid=(2, 3), routes=3):
     """q, k, v, route weights with gradients; routes; and a key mask with a real key in every region."""
-    q, k, v, weights = (torch.randn(2, regions, n, c, dtype=dtype, requires_grad=True)
-                        for n, c in ((5, 4), (3, 4), (3, 8), (1, routes)))
-    chosen = torch.rand(2, regions, regions).topk(routes).indices
-    mask = torch.rand(2, regions, 3) > 0.4
-    mask[..., 0] = True
+    regions = grid[0] * grid[1]
+    q, k, v, weights = (torch.randn(2, grid[0] * y, grid[1] * x, c, dtype=torch.double, requires_grad=True)
+                        for y, x, c in ((5, 1, 4), (1, 3, 4), (1, 3, 8), (1, 1, routes)))
+    chosen = torch.rand(2, *grid, regions).topk(routes).indices
+    mask = torch.rand(2, grid[0], 3 * grid[1]) > 0.4
+    mask[:, :, ::3] = True
     return q, k, v, weights, chosen, mask
 
 
@@ -22,31 +23,38 @@ def problem(regions=6, routes=3, dtype=torch.double):
 def test_equals_the_formula_with_gradients(monkeypatch, block, weighted, masked):
     monkeypatch.setattr(routing, 'BLOCK_GATHERED', block)
     q, k, v, weights, chosen, mask = problem()
-    args = (q, k, v, chosen, 2, 0.3, weights[:, :, 0] if weighted else None, mask if masked else None)
+    args = (q, k, v, chosen, 2, 0.3, weights if weighted else None, mask if masked else None)
     assert_same(routed_attention(*args), reference.routed_attention(*args), (q, k, v, *[weights] * weighted))
 
 
-def test_one_region_by_hand():
-    q, k = torch.zeros(1, 2, 1, 1), torch.zeros(1, 2, 2, 1)
-    v = torch.tensor([[[[1.], [3.]], [[10.], [30.]]]])
-    routes = torch.tensor([[[1], [0]]])
+def test_two_regions_by_hand():
+    q, k = torch.zeros(1, 1, 2, 1), torch.zeros(1, 2, 2, 1)
+    v = torch.tensor([[[[1.], [10.]], [[3.], [30.]]]])
+    routes = torch.tensor([[[[1], [0]]]])
     assert routed_attention(q, k, v, routes, 1, 1.0).flatten().tolist() == [20, 2]
-    both = torch.tensor([[[1, 0], [0, 1]]])
+    both = torch.tensor([[[[1, 0], [0, 1]]]])
     assert routed_attention(q, k, v, both, 1, 1.0).flatten().tolist() == [11, 11]
 
 
+def test_regions_are_seen_row_by_row():
+    x = torch.arange(24).view(1, 4, 6, 1)
+    assert region_view(x, (2, 3))[0, 1, 2].flatten().tolist() == [16, 17, 22, 23]
+    assert region_view(x, (2, 3)).data_ptr() == x.data_ptr()
+
+
 def test_routes_are_the_largest_products_of_usable_regions():
-    q, k = torch.tensor([[[1., 0], [0, 1]]]), torch.tensor([[[3., 5.], [2., 7.]]])
+    q, k = torch.tensor([[[[1., 0], [0, 1]]]]), torch.tensor([[[[3., 5.], [2., 7.]]]])
     routes, logits = top_routes(q, k, 1, 0.5)
+    assert routes.shape == (1, 1, 2, 1)
     assert routes.flatten().tolist() == [0, 1]
     assert logits.flatten().tolist() == [1.5, 3.5]
-    assert top_routes(q, k, 1, 0.5, torch.tensor([[False, True]]))[0].flatten().tolist() == [1, 1]
+    assert top_routes(q, k, 1, 0.5, torch.tensor([[[False, True]]]))[0].flatten().tolist() == [1, 1]
 
 
 def test_nothing_of_the_size_regions_by_regions_by_tokens(monkeypatch):
     monkeypatch.setattr(routing, 'BLOCK_GATHERED', 2 ** 10)
-    q, k, v = (torch.randn(1, 64, 16, 8, requires_grad=True) for _ in range(3))
-    chosen = torch.rand(1, 64, 64).topk(4).indices
+    q, k, v = (torch.randn(1, 32, 32, 8, requires_grad=True) for _ in range(3))
+    chosen = torch.rand(1, 8, 8, 64).topk(4).indices
     with largest_tensor() as largest:
         routed_attention(q, k, v, chosen, 2, 0.3).square().sum().backward()
     assert largest.numel <= q.numel()
