@@ -1,5 +1,6 @@
 # make demo      set up .venv, draw scenes, train Mask R-CNN with a small DAT on them, test it, save pictures
 # make demo-seg  the same with UperNet and mIoU
+# make demo-biformer, demo-biformer-seg      RetinaNet and UperNet with a small BiFormer
 # make test      set up .venv, run the tests (make test-slow for the long ones)
 # make lint      set up .venv, check the style
 #
@@ -11,20 +12,18 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 SHELL := /bin/bash -o pipefail
 SCENES := data/scenes/annotations/instances_validation.json
-DET := mask-rcnn_dat_scenes
-SEG := upernet_dat_scenes
 
 # Keep the trained model although nothing names it as a goal.
 .PRECIOUS: work_dirs/%/trained
-.PHONY: demo demo-seg test test-slow lint setup clean
+.PHONY: demo demo-seg demo-biformer demo-biformer-seg test test-slow lint setup clean
 
-demo: work_dirs/$(DET)/test.log
-	@grep -E '^coco/' $<
-	@echo "pictures of predictions: work_dirs/$(DET)/pictures"
-
-demo-seg: work_dirs/$(SEG)/test.log
-	@grep -E '^(aAcc|mIoU|mAcc) ' $<
-	@echo "pictures of predictions: work_dirs/$(SEG)/pictures/vis_data/vis_image"
+demo: work_dirs/mask-rcnn_dat_scenes/test.log
+demo-seg: work_dirs/upernet_dat_scenes/test.log
+demo-biformer: work_dirs/retinanet_biformer_scenes/test.log
+demo-biformer-seg: work_dirs/upernet_biformer_scenes/test.log
+demo demo-seg demo-biformer demo-biformer-seg:
+	@grep -E '^(coco/|aAcc |mIoU |mAcc )' $<
+	@echo "pictures of predictions: $(dir $<)pictures"
 
 work_dirs/%/test.log: work_dirs/%/trained
 	$(BIN)/python tools/test.py configs/demo/$*.py "$$(cat work_dirs/$*/last_checkpoint)" \
@@ -32,7 +31,7 @@ work_dirs/%/test.log: work_dirs/%/trained
 	mv $@.part $@
 
 # An interrupted training goes on where it stopped; a finished one is done again when its config changes.
-work_dirs/%/trained: configs/demo/%.py $(SCENES) | .venv/ready
+work_dirs/%/trained: configs/demo/%.py $(wildcard configs/_base_/*/*.py) $(SCENES) | .venv/ready
 	if [ -e $@ ]; then rm -r work_dirs/$*; fi
 	$(BIN)/python tools/train.py $< --resume
 	touch $@

@@ -36,6 +36,15 @@ def test_a_backbone_as_a_table(run):
     assert all(line.count('|') == lines[1].count('|') for line in lines[2:])
 
 
+def test_routing_attention_beside_its_formula(run):
+    done = run(TOOL, 'biformer', '--layer', '--dim', 16, '--heads', 2, '--windows', 3, '--topk', 2, '--size', 8, 11,
+               '--train', '--json', *FEW)
+    reference, ours = json.loads(done.stdout)['table']
+    assert [reference['row'], ours['row']] == ['reference', 'mmattn']
+    assert 0 < ours['difference'] < 1e-5
+    assert ours['train_seconds'] > 0
+
+
 def test_what_is_wrong_is_named(run):
     done = run(TOOL, 'dat', '--arch', 'tiny', '--rows', 'no-bias', check=False)
     assert 'no-bias is a row for --layer' in done.stderr

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from mmattn.backbones import DATPlusPlus
+from tests import filler
 from tests.checkpoint.test_convert import authors
 from tests.conftest import ROOT
 from tests.models import SMALL, small
@@ -43,6 +44,19 @@ def test_a_classifier_converts_without_a_config(run, files):
     state = torch.load(target, weights_only=True)['state_dict']
     assert {name: value.shape for name, value in state.items()} == {
         name: value.shape for name, value in model.state_dict().items()}
+
+
+def test_a_segmentor_with_the_authors_biformer_converts(run, tmp_path):
+    case = filler.load(ROOT / 'tests/data/golden/biformer_backbone.json')
+    theirs = {key: value for key, value in filler.state_dict(case).items() if not key.startswith(('norm.', 'head.'))}
+    source, target = tmp_path / 'theirs.pth', tmp_path / 'ours.pth'
+    state = {f'backbone.{key}': value for key, value in theirs.items()}
+    torch.save({'state_dict': state | {'decode_head.w': torch.ones(2)}}, source)
+    done = run(TOOL, 'biformer', source, target)
+    assert 'renamed backbone.downsample_layers.0.0.weight -> backbone.stem.0.weight' in done.stdout
+    written = torch.load(target, weights_only=True)['state_dict']
+    assert torch.equal(written['backbone.stem.0.weight'], theirs['downsample_layers.0.0.weight'])
+    assert len(written) == len(theirs) + 1
 
 
 def test_what_is_wrong_is_one_line_and_writes_nothing(run, files):

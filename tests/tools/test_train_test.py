@@ -17,6 +17,7 @@ import train
 import common
 
 DET, SEG = 'configs/demo/mask-rcnn_dat_scenes.py', 'configs/demo/upernet_dat_scenes.py'
+DET_BI, SEG_BI = 'configs/demo/retinanet_biformer_scenes.py', 'configs/demo/upernet_biformer_scenes.py'
 RETINANET = 'configs/dat/retinanet_dat-t_fpn_1x_coco.py'
 
 
@@ -31,15 +32,18 @@ def overrides(data, config):
     """Options that point a demo config at a small data set and end it after a few steps."""
     options = [f'{split}_dataloader.{key}' for split in ('train', 'val', 'test')
                for key in (f'dataset.data_root={data}/', 'num_workers=0', 'persistent_workers=False')]
-    if config == DET:
+    if config in (DET, DET_BI):
         path = data / 'annotations' / 'instances_validation.json'
+        if config == DET_BI:        # a model that has learned nothing predicts nothing above the usual threshold
+            options.append('model.test_cfg.score_thr=0')
         return [*options, 'train_dataloader.batch_size=2', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
                 f'val_evaluator.ann_file={path}', f'test_evaluator.ann_file={path}']
     return [*options, 'train_dataloader.batch_size=2', 'train_cfg.max_iters=3', 'train_cfg.val_interval=3',
             'default_hooks.checkpoint.interval=3']
 
 
-@pytest.mark.parametrize(('config', 'metric'), [(DET, 'coco/bbox_mAP'), (SEG, 'mIoU')])
+@pytest.mark.parametrize(('config', 'metric'), [
+    (DET, 'coco/segm_mAP'), (DET_BI, 'coco/bbox_mAP'), (SEG, 'mIoU'), (SEG_BI, 'mIoU')])
 def test_train_then_test_from_another_directory(run, data, tmp_path, config, metric):
     options = ['--cfg-options', *overrides(data, config)]
     work = tmp_path / 'work'
