@@ -15,7 +15,7 @@ from mmattn.ops.attention import attention
 from mmattn.ops.backend import choose_backend
 
 BACKEND_VARIABLE = 'MMATTN_ROUTED_ATTENTION'
-BLOCK_GATHERED = 2 ** 21    # numbers of keys and values gathered at once
+BLOCK = {'cpu': 2 ** 21}    # keys and values gathered at once, about what caches hold; 2 ** 26 numbers elsewhere
 
 
 def region_view(x, grid):
@@ -93,7 +93,9 @@ class _RoutedAttention(torch.autograd.Function):
         grad_out = region_view(grad_out, grid)
         grad_q = torch.empty_like(q)
         grad_weights = None if weights is None else torch.empty_like(weights)
-        grad_k, grad_v = (t.new_zeros(batch * regions, *region_view(t, grid).shape[3:]) for t in (k, v))
+        # what reaches a key from many regions is summed in float32 at least
+        grad_k, grad_v = (t.new_zeros(batch * regions, *region_view(t, grid).shape[3:],
+                                      dtype=torch.promote_types(t.dtype, torch.float32)) for t in (k, v))
         for index, *parts, part_mask in _blocks(q, k, v, weights, mask, routes):
             inputs = [t.requires_grad_() for t in parts if t is not None]
             with torch.enable_grad():
@@ -101,10 +103,10 @@ class _RoutedAttention(torch.autograd.Function):
             grads = torch.autograd.grad(out, inputs, grad_out[index])
             region_view(grad_q, grid)[index] = grads[0]
             for grad, part in zip((grad_k, grad_v), grads[1:3]):
-                grad.index_add_(0, flat[index].flatten(), part.flatten(0, 1))
+                grad.index_add_(0, flat[index].flatten(), part.flatten(0, 1).to(grad.dtype))
             if weights is not None:
                 grad_weights[index] = grads[3]
-        grad_k, grad_v = (rearrange(t, '(b gy gx) y x c -> b (gy y) (gx x) c', gy=grid[0], gx=grid[1])
+        grad_k, grad_v = (rearrange(t.to(k.dtype), '(b gy gx) y x c -> b (gy y) (gx x) c', gy=grid[0], gx=grid[1])
                           for t in (grad_k, grad_v))
         return grad_q, grad_k, grad_v, grad_weights, None, None, None, None
 
@@ -116,8 +118,9 @@ def _blocks(q, k, v, weights, mask, routes):
     q, k, v, mask = (None if t is None else region_view(t, grid)
                      for t in (q, k, v, None if mask is None else mask.expand(batch, -1, -1)[..., None]))
     every = torch.cartesian_prod(*(torch.arange(n, device=routes.device) for n in routes.shape[:3])).unbind(-1)
-    for index in zip(*(t.split(max(1, BLOCK_GATHERED // (count * (k[0, 0, 0].numel() + v[0, 0, 0].numel()))))
-                       for t in every)):
+    gathered = count * (k[0, 0, 0].numel() + v[0, 0, 0].numel())
+    step = max(1, BLOCK.get(q.device.type, 2 ** 26) // gathered)
+    for index in zip(*(t.split(step) for t in every)):
         chosen = routes[index]
         chosen = index[0][:, None], chosen // grid[1], chosen % grid[1]
         yield (index, q[index], k[chosen], v[chosen], None if weights is None else weights[index],

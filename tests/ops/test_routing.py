@@ -21,7 +21,7 @@ def problem(grid=(2, 3), routes=3):
 @pytest.mark.parametrize('weighted', [False, True])
 @pytest.mark.parametrize('masked', [False, True])
 def test_equals_the_formula_with_gradients(monkeypatch, block, weighted, masked):
-    monkeypatch.setattr(routing, 'BLOCK_GATHERED', block)
+    monkeypatch.setitem(routing.BLOCK, 'cpu', block)
     q, k, v, weights, chosen, mask = problem()
     args = (q, k, v, chosen, 2, 0.3, weights if weighted else None, mask if masked else None)
     assert_same(routed_attention(*args), reference.routed_attention(*args), (q, k, v, *[weights] * weighted))
@@ -52,7 +52,7 @@ def test_routes_are_the_largest_products_of_usable_regions():
 
 
 def test_nothing_of_the_size_regions_by_regions_by_tokens(monkeypatch):
-    monkeypatch.setattr(routing, 'BLOCK_GATHERED', 2 ** 10)
+    monkeypatch.setitem(routing.BLOCK, 'cpu', 2 ** 10)
     q, k, v = (torch.randn(1, 32, 32, 8, requires_grad=True) for _ in range(3))
     chosen = torch.rand(1, 8, 8, 64).topk(4).indices
     with largest_tensor() as largest:
