@@ -1,5 +1,5 @@
 """Small models with one block of every kind."""
-from mmattn.backbones import DAT, BiFormer, DATPlusPlus
+from mmattn.backbones import DAT, BiFormer, CrossFormer, DATPlusPlus
 
 SMALL = [dict(embed_dims=8, num_heads=2, blocks='LS', window_size=3),
          dict(embed_dims=12, num_heads=2, blocks='S', window_size=4),
@@ -19,6 +19,12 @@ SMALL_BI = [dict(embed_dims=8, num_heads=2, blocks='RR', topk=1, num_windows=3),
             dict(embed_dims=24, num_heads=6, blocks='AE')]
 
 
+SMALL_CROSS = [dict(embed_dims=8, num_heads=2, blocks='SL', group_size=3, interval=4),
+               dict(embed_dims=16, num_heads=2, blocks='SLSL', group_size=[2, 3, 4, 5], interval=2, cooling=True),
+               dict(embed_dims=32, num_heads=4, blocks='SL', group_size=3, adaptive_interval=True, position='table'),
+               dict(embed_dims=64, num_heads=8, blocks='L', group_size=2, position='conditional')]
+
+
 def small(**options):
     return DAT(**dict(arch=SMALL, pretrain_img_size=64) | options)
 
@@ -29,3 +35,7 @@ def small_pp(**options):
 
 def small_bi(**options):
     return BiFormer(**dict(arch=SMALL_BI) | options)
+
+
+def small_cross(**options):
+    return CrossFormer(**dict(arch=SMALL_CROSS) | options)

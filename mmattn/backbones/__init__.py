@@ -1,6 +1,7 @@
 """Pyramids of attention stages, registered as `mmattn.…`."""
 from mmattn import registry  # noqa: F401  first, for its one clear error where MMEngine is missing
 from mmattn.backbones.biformer import BiFormer
+from mmattn.backbones.crossformer import CrossFormer, CrossFormerPlusPlus
 from mmattn.backbones.dat import DAT, DATPlusPlus
 
-__all__ = ['DAT', 'BiFormer', 'DATPlusPlus']
+__all__ = ['DAT', 'BiFormer', 'CrossFormer', 'CrossFormerPlusPlus', 'DATPlusPlus']

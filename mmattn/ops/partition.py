@@ -29,6 +29,45 @@ def window_merge(windows, window, size):
                      gy=size[0] // window[0], wy=window[0], wx=window[1])
 
 
+def group_views(x, group, interval=1):
+    """Near and far groups of a channels-last map (CrossFormer, section 3.2), as views that cover each pixel once.
+
+    Near groups (`interval` 1) are windows; a far group takes every `interval`-th row and column of a square that many
+    windows wide. What whole squares leave at the bottom and right makes groups of fewer tokens, of up to two sizes
+    along each side.
+
+    Args:
+        x (Tensor): (B, H, W, C).
+        group (tuple[int, int]): (height, width) of a whole group in tokens.
+        interval (int): pixels from one token of a group to the next.
+
+    Returns:
+        list[Tensor]: views (B, Ry, Iy, Rx, Ix, gy, gx, C): squares (Ry, Rx), places in a square where a group starts
+        (Iy, Ix), tokens of a group (gy, gx); nine at most.
+    """
+    batch, height, width, channels = x.shape
+    of_batch, of_row, of_column, of_channel = x.stride()
+    views = []
+    for top, squares_y, starts_y, rows in _group_spans(height, group[0], interval):
+        for left, squares_x, starts_x, columns in _group_spans(width, group[1], interval):
+            views.append(x.as_strided(
+                (batch, squares_y, starts_y, squares_x, starts_x, rows, columns, channels),
+                (of_batch, group[0] * interval * of_row, of_row, group[1] * interval * of_column, of_column,
+                 interval * of_row, interval * of_column, of_channel),
+                x.storage_offset() + top * of_row + left * of_column))
+    return views
+
+
+def _group_spans(side, group, interval):
+    """(first pixel, squares, starts in a square, tokens of a group) of the groups of equal size along one side."""
+    squares, rest = divmod(side, group * interval)
+    tokens, longer = divmod(rest, interval)         # the first starts of the last square have one token more
+    start = side - rest
+    spans = [(0, squares, interval, group), (start, 1, longer, tokens + 1),
+             (start + longer, 1, interval - longer, tokens)]
+    return [span for span in spans if span[1] * span[2] * span[3]]
+
+
 def shifted_window_regions(size, window, shift, device=None):
     """Which tokens of a cyclically shifted map were neighbours before the shift.
 
@@ -65,3 +104,19 @@ def relative_position_index(window, device=None):
     dy = y[:, None] - y + window[0] - 1
     dx = x[:, None] - x + window[1] - 1
     return dy * (2 * window[1] - 1) + dx
+
+
+def relative_bias(table, size, queries=slice(None)):
+    """Bias of every query and key of a group, from a table by displacement.
+
+    Args:
+        table (Tensor): (h, 2 gy - 1, 2 gx - 1), by query - key; the middle is displacement zero.
+        size (tuple[int, int]): (gy, gx) of the group.
+        queries (slice): which queries, of all N = gy gx row by row.
+
+    Returns:
+        Tensor: (h, n, N) for n queries.
+    """
+    y, x = torch.meshgrid(*(torch.arange(n, device=table.device) for n in size), indexing='ij')
+    y, x = y.flatten(), x.flatten()
+    return table[:, y[queries, None] - y + size[0] - 1, x[queries, None] - x + size[1] - 1]

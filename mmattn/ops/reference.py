@@ -95,6 +95,24 @@ def routed_attention(q, k, v, routes, num_heads, scale, route_weights=None, key_
     return window_merge(torch.cat(out, -1), (size[0] // grid[0], size[1] // grid[1]), size)
 
 
+def grouped_attention(q, k, v, bias, num_heads, interval=1):
+    """Attention of the whole map with all pairs from different groups masked; arguments as in
+    `mmattn.ops.grouped.grouped_attention`."""
+    batch, height, width, _ = q.shape
+
+    def along(side, group):     # of each row or column: its group, and its place in there
+        i = torch.arange(side, device=q.device)
+        square = group * interval
+        return i // square * interval + i % interval, i % square // interval
+
+    (group_y, y), (group_x, x) = along(height, bias.shape[1]), along(width, bias.shape[2])
+    group = (group_y[:, None] * width + group_x).flatten()
+    y, x = (t.flatten() for t in torch.meshgrid(y, x, indexing='ij'))
+    bias = bias[:, y[:, None], x[:, None], y, x].masked_fill(group[:, None] != group, -torch.inf)
+    q, k, v = (t.unflatten(-1, (num_heads, -1)).flatten(1, 2).transpose(1, 2) for t in (q, k, v))
+    return attention(q, k, v, bias).transpose(1, 2).reshape(batch, height, width, -1)
+
+
 def neighborhood_attention(q, k, v, table, kernel_size):
     """Neighbourhood attention, one query at a time.
 

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from mmattn.ops.partition import (
+    group_views,
     pad_to_multiple,
+    relative_bias,
     relative_position_index,
     shifted_window_regions,
     window_merge,
@@ -47,3 +49,34 @@ def test_regions_separate_what_a_roll_brings_together():
 def test_relative_position_index_by_hand():
     # Tokens (0,0) (0,1) (1,0) (1,1); table of 3 x 3 with (0, 0) in the middle.
     assert relative_position_index((2, 2)).tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
+
+
+@pytest.mark.parametrize('size', [(1, 1), (7, 7), (13, 29), (31, 3), (56, 57)])
+@pytest.mark.parametrize('group', [(7, 7), (3, 5), (1, 1)])
+@pytest.mark.parametrize('interval', [1, 2, 5])
+def test_groups_cover_each_pixel_once(size, group, interval):
+    x, copy = torch.randn(2, *size, 3), torch.full((2, *size, 3), torch.nan)
+    views, written = group_views(x, group, interval), group_views(copy, group, interval)
+    assert sum(view.numel() for view in views) == x.numel()
+    for view, target in zip(views, written, strict=True):
+        assert view.shape[5] <= group[0]
+        assert view.shape[6] <= group[1]
+        target.copy_(view)
+    assert torch.equal(copy, x)
+
+
+def test_far_groups_by_hand():
+    # a row of 7 tokens in groups of 2, every second token: squares of 4 tokens, then 3 left: 4 6 and 5
+    views = group_views(torch.arange(7).view(1, 1, 7, 1), (1, 2), 2)
+    assert [view.flatten(0, 4).flatten(1).tolist() for view in views] == [[[0, 2], [1, 3]], [[4, 6]], [[5]]]
+
+
+def test_groups_of_a_part_of_a_map():
+    x = torch.arange(60).view(1, 6, 10, 1)[:, 2:5, 3:9].transpose(1, 2)
+    assert group_views(x, (3, 2))[0][0, 1, 0, 0, 0, :, :, 0].tolist() == [[26, 36], [27, 37], [28, 38]]
+
+
+def test_relative_bias_by_hand():
+    table = torch.arange(9.).view(1, 3, 3)
+    assert relative_bias(table, (2, 2))[0].tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
+    assert relative_bias(table, (2, 2), slice(1, 3))[0].tolist() == [[5, 4, 2, 1], [7, 6, 4, 3]]

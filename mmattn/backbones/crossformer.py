@@ -1,0 +1,187 @@
+"""CrossFormer (Wang et al., ICLR 2022, arXiv:2108.00154) and CrossFormer++ (Wang et al., TPAMI 2023,
+arXiv:2303.06908)."""
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import nn
+
+from mmattn.backbones.pyramid import Pyramid, Stage, linear_rates, resolve_arch
+from mmattn.checkpoint.crossformer import translate
+from mmattn.layers import (
+    MLP,
+    ConditionalPositionEncoding,
+    CrossScaleEmbedding,
+    DropPath,
+    LayerNorm2d,
+    LongDistanceAttention,
+    ShortDistanceAttention,
+)
+from mmattn.registry import MODELS
+
+
+@dataclass
+class CrossFormerStage:
+    """One stage of CrossFormer.
+
+    Args:
+        embed_dims (int): channels.
+        num_heads (int): heads of attention.
+        blocks (str): the attention of each block, a letter each: S short distance, L long distance.
+        group_size (int | Sequence[int]): side of a group in tokens, of all blocks or of each (progressive group size).
+        interval (int): pixels between the tokens of a far group.
+        adaptive_interval (bool): an interval by the size of the map instead, see `LongDistanceAttention`.
+        position (str): 'dynamic', 'table' or 'none' for a position bias (see `ShortDistanceAttention`); 'conditional'
+            for no bias but a position encoding before attention.
+        position_rows (int | None): 'conditional' with a kernel per row, see `ConditionalPositionEncoding`.
+        mlp_ratio (float): hidden channels of the MLP / channels.
+        qkv_bias (bool): whether the projections to queries, keys and values have a bias.
+        cooling (bool): an activation cooling layer behind every third block but the last (ACL; CrossFormer++,
+            section 3.4).
+    """
+    embed_dims: int
+    num_heads: int
+    blocks: str
+    group_size: int = 7
+    interval: int = 8
+    adaptive_interval: bool = False
+    position: str = 'dynamic'
+    position_rows: int = None
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    cooling: bool = False
+
+    def attention(self, index):
+        """The attention layer of a block."""
+        group_size = self.group_size if isinstance(self.group_size, int) else self.group_size[index]
+        arguments = dict(num_heads=self.num_heads, group_size=group_size, qkv_bias=self.qkv_bias,
+                         position_bias='none' if self.position == 'conditional' else self.position)
+        kind = self.blocks[index]
+        if kind == 'S':
+            return ShortDistanceAttention(self.embed_dims, **arguments)
+        if kind == 'L':
+            return LongDistanceAttention(self.embed_dims, interval=self.interval,
+                                         adaptive_interval=self.adaptive_interval, **arguments)
+        raise ValueError(f'block {kind!r} in blocks={self.blocks!r} is unknown; use S (short distance attention) or L '
+                         '(long distance attention)')
+
+    def is_cooled(self, index):
+        """Whether a cooling layer follows a block."""
+        return self.cooling and index % 3 == 2 and index < len(self.blocks) - 1
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), both under stochastic depth; CrossFormer++ has a normalised
+    depth-wise convolution after every third (ACL), which keeps activations from growing with depth."""
+
+    def __init__(self, stage, index, drop_path_rate):
+        super().__init__()
+        dims = stage.embed_dims
+        self.norm1 = LayerNorm2d(dims)
+        self.position = ConditionalPositionEncoding(
+            dims, stage.position_rows) if stage.position == 'conditional' else nn.Identity()
+        self.attn = stage.attention(index)
+        self.norm2 = LayerNorm2d(dims)
+        self.mlp = MLP(dims, stage.mlp_ratio)
+        self.drop_path = DropPath(drop_path_rate)
+        self.cooling = nn.Sequential(nn.Conv2d(dims, dims, 3, padding=1, groups=dims),
+                                     LayerNorm2d(dims)) if stage.is_cooled(index) else nn.Identity()
+
+    def forward(self, x):
+        x = x + self.drop_path(self.attn(self.position(self.norm1(x))))
+        return self.cooling(x + self.drop_path(self.mlp(x, self.norm2)))
+
+
+def _arch(dims, depths, group_sizes=(7, 7, 7, 7), intervals=(8, 4, 2, 1), **stage):
+    return [dict(embed_dims=dims * 2 ** i, num_heads=dims * 2 ** i // 32, blocks=('SL' * depth)[:depth],
+                 group_size=group_size, interval=interval, **stage)
+            for i, (depth, group_size, interval) in enumerate(zip(depths, group_sizes, intervals))]
+
+
+@MODELS.register_module()
+class CrossFormer(Pyramid):
+    """CrossFormer backbone: every token blends patches of several scales, and attention alternates between near and
+    far groups.
+
+    Args:
+        arch (str | Sequence[dict]): 'tiny', 'small', 'base', 'large', or a list of four dicts with the fields of
+            `CrossFormerStage`.
+        in_channels (int): channels of the image.
+        stem_kernel_sizes (Sequence[int]): of the cross-scale embedding of the image, with stride 4.
+        downsample_kernel_sizes (Sequence[int]): of those between stages, with stride 2.
+        group_sizes (Sequence[int] | None): side of a group in each stage; None leaves what the stages say.
+        intervals (Sequence[int] | None): pixels between the tokens of a far group in each stage; None leaves what the
+            stages say.
+        adaptive_interval (bool | None): see `LongDistanceAttention`; None leaves what the stages say.
+        drop_path_rate (float): stochastic depth of the last block, rising linearly from 0 at the first.
+        with_cp (bool): recompute blocks in the backward pass instead of storing them.
+        out_norm (bool): layer norm on each returned map; the published detectors and segmentors have none.
+        pyramid: `out_indices`, `frozen_stages`, `norm_eval` and `init_cfg` as in `mmattn.backbones.pyramid.Pyramid`.
+
+    Shapes:
+        (B, in_channels, H, W) -> one (B, embed_dims of the stage, H / (4, 8, 16, 32), W / (4, 8, 16, 32)) per
+        entry of `out_indices`; sides are rounded up.
+
+    Raises:
+        ValueError: unknown arch or block letter, heads that do not divide the channels, kernels that do not fit the
+            stride, out_indices or frozen_stages out of range.
+
+    Example:
+        >>> for x in CrossFormer(arch='tiny')(torch.rand(1, 3, 200, 320)):
+        ...     print(tuple(x.shape))
+        (1, 64, 50, 80)
+        (1, 128, 25, 40)
+        (1, 256, 13, 20)
+        (1, 512, 7, 10)
+    """
+
+    arch_zoo = {
+        'tiny': _arch(64, (1, 1, 8, 6)),
+        'small': _arch(96, (2, 2, 6, 2)),
+        'base': _arch(96, (2, 2, 18, 2)),
+        'large': _arch(128, (2, 2, 18, 2)),
+    }
+    translate = staticmethod(translate)
+
+    def __init__(self, arch='small', in_channels=3, stem_kernel_sizes=(4, 8, 16, 32), downsample_kernel_sizes=(2, 4),
+                 group_sizes=None, intervals=None, adaptive_interval=None, drop_path_rate=0.0, with_cp=False,
+                 out_norm=False, **pyramid):
+        specs = [CrossFormerStage(**stage) for stage in resolve_arch(arch, self.arch_zoo)]
+        for i, spec in enumerate(specs):
+            if group_sizes is not None:
+                spec.group_size = group_sizes[i]
+            if intervals is not None:
+                spec.interval = intervals[i]
+            if adaptive_interval is not None:
+                spec.adaptive_interval = adaptive_interval
+        dims = [spec.embed_dims for spec in specs]
+        rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))
+        super().__init__(
+            stem=nn.Sequential(CrossScaleEmbedding(in_channels, dims[0], stem_kernel_sizes, 4),
+                               LayerNorm2d(dims[0])),
+            stages=[Stage([Block(spec, i, next(rates)) for i in range(len(spec.blocks))], with_cp) for spec in specs],
+            downsamples=[nn.Sequential(LayerNorm2d(a), CrossScaleEmbedding(a, b, downsample_kernel_sizes, 2))
+                         for a, b in pairwise(dims)],
+            dims=dims, out_norm=out_norm, **pyramid)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+@MODELS.register_module()
+class CrossFormerPlusPlus(CrossFormer):
+    """CrossFormer++ backbone: group sizes that grow with depth, and activation cooling layers.
+
+    Args:
+        arch (str | Sequence[dict]): 'small', 'base', 'large', or a list of four dicts with the fields of
+            `CrossFormerStage`. The named ones have the groups and intervals of the published classifiers; the
+            published detectors and segmentors have `group_sizes=(7, 7, 7, 7), intervals=(8, 4, 2, 1)`.
+        others: as in `CrossFormer`.
+
+    Shapes, errors:
+        as in `CrossFormer`.
+    """
+
+    arch_zoo = {name: _arch(dims, (2, 2, 18, 2), (4, 4, 14, 7), (4, 2, 1, 1), cooling=True)
+                for name, dims in (('small', 64), ('base', 96), ('large', 128))}

@@ -1,0 +1,43 @@
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class CrossScaleEmbedding(nn.Module):
+    """Cross-scale embedding (CEL; CrossFormer, Wang et al., ICLR 2022, section 3.1): convolutions of several kernel
+    sizes and one stride, whose channels lie side by side; larger kernels get fewer channels.
+
+    Args:
+        in_channels (int): channels of the map or image.
+        out_channels (int): channels C of all convolutions together. The first has C / 2, the next C / 4 and so on; the
+            last as many as the one before it.
+        kernel_sizes (Sequence[int]): ascending; the first is at least the stride.
+        stride (int): of every convolution.
+
+    Shapes:
+        (B, in_channels, H, W) -> (B, C, H / stride, W / stride); sides are rounded up, over zeros.
+
+    Raises:
+        ValueError: kernels smaller than the stride or that differ from it by an odd number, channels that cannot be
+            split.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_sizes, stride):
+        super().__init__()
+        count = len(kernel_sizes)
+        if any(kernel < stride or (kernel - stride) % 2 for kernel in kernel_sizes):
+            raise ValueError(f'kernel_sizes={tuple(kernel_sizes)} must be the stride {stride} or larger by an even '
+                             'number')
+        if out_channels % 2 ** (count - 1):
+            raise ValueError(f'out_channels={out_channels} is not divisible by {2 ** (count - 1)}, for the '
+                             f'{count} kernel_sizes={tuple(kernel_sizes)}')
+        channels = [out_channels // 2 ** min(i + 1, count - 1) for i in range(count)]
+        self.stride = stride
+        self.convs = nn.ModuleList(nn.Conv2d(in_channels, c, kernel, stride, (kernel - stride) // 2)
+                                   for c, kernel in zip(channels, kernel_sizes))
+
+    def forward(self, x):
+        bottom, right = (-side % self.stride for side in x.shape[2:])
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom))
+        return torch.cat([conv(x) for conv in self.convs], 1)

@@ -1,0 +1,124 @@
+import math
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from mmattn.layers.checks import check_at_least, check_choice, check_divides
+from mmattn.layers.position import DynamicPositionBias
+from mmattn.layers.projection import split_linear
+from mmattn.ops.attention import attention_in_blocks
+from mmattn.ops.grouped import grouped_attention
+from mmattn.ops.partition import relative_bias
+
+
+class ShortDistanceAttention(nn.Module):
+    """Short distance attention (SDA; CrossFormer, Wang et al., ICLR 2022, section 3.2): multi-head attention inside
+    near groups, windows of group_size x group_size tokens, with a bias by relative position.
+
+    Any map size: border groups are smaller. A map with a side of at most `group_size` is one group.
+
+    Args:
+        embed_dims (int): channels C.
+        num_heads (int): heads h, must divide C.
+        group_size (int): side of a group in tokens.
+        qkv_bias (bool): whether the projections to queries, keys and values have a bias.
+        position_bias (str): 'dynamic', from the displacement by a network (DPB, eq. 2); 'table', a parameter per
+            displacement; 'none'.
+
+    Shapes:
+        (B, C, H, W) -> (B, C, H, W)
+
+    Raises:
+        ValueError: heads that do not divide the channels, an unknown position bias, sizes below 1.
+    """
+
+    def __init__(self, embed_dims, num_heads, group_size=7, qkv_bias=True, position_bias='dynamic'):
+        super().__init__()
+        check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
+        check_choice('position_bias', position_bias, ('dynamic', 'table', 'none'))
+        check_at_least('group_size', group_size, 1)
+        self.num_heads = num_heads
+        self.group_size = group_size
+        self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.position_bias = None
+        if position_bias == 'dynamic':
+            self.position_bias = DynamicPositionBias(max(embed_dims // 16, 1), num_heads)
+        elif position_bias == 'table':
+            self.position_bias = PositionBiasTable(group_size, num_heads)
+
+    def forward(self, x):
+        size = tuple(x.shape[2:])
+        x = x.permute(0, 2, 3, 1)
+        q, k, v = split_linear(self.qkv, x, [x.shape[-1]] * 3)
+        if min(size) <= self.group_size:
+            out = self._one_group(q, k, v, size)
+        else:
+            group = self.group_size, self.group_size
+            bias = relative_bias(self._table(group, x), group)
+            out = grouped_attention(q, k, v, bias.unflatten(2, group).unflatten(1, group), self.num_heads,
+                                    self._interval(size))
+        return self.proj(out).permute(0, 3, 1, 2)
+
+    def _interval(self, size):
+        return 1
+
+    def _table(self, size, like):
+        """(h, 2 gy - 1, 2 gx - 1) bias of each displacement in a group of `size`."""
+        if self.position_bias is None:
+            return like.new_zeros(self.num_heads, 2 * size[0] - 1, 2 * size[1] - 1)
+        return self.position_bias(size)
+
+    def _one_group(self, q, k, v, size):
+        """The whole map as one group, a few queries at a time: a long strip has many tokens."""
+        table = self._table(size, q)
+        q, k, v = (rearrange(t, 'b y x (h d) -> b h (y x) d', h=self.num_heads) for t in (q, k, v))
+        out = attention_in_blocks(q, k, v, lambda queries: relative_bias(table, size, queries)[None])
+        return rearrange(out, 'b h (y x) d -> b y x (h d)', y=size[0])
+
+
+class LongDistanceAttention(ShortDistanceAttention):
+    """Long distance attention (LDA; CrossFormer, section 3.2): the same inside far groups, which take every
+    `interval`-th token along each side.
+
+    Args:
+        embed_dims, num_heads, group_size, qkv_bias, position_bias: as in `ShortDistanceAttention`.
+        interval (int): pixels from one token of a group to the next.
+        adaptive_interval (bool): as many as make `group_size` tokens span the longer side of the map, whatever
+            `interval` says.
+
+    Shapes, errors:
+        as in `ShortDistanceAttention`.
+    """
+
+    def __init__(self, embed_dims, num_heads, group_size=7, interval=8, adaptive_interval=False, **kwargs):
+        super().__init__(embed_dims, num_heads, group_size, **kwargs)
+        check_at_least('interval', interval, 1)
+        self.interval = interval
+        self.adaptive_interval = adaptive_interval
+
+    def _interval(self, size):
+        return math.ceil(max(size) / self.group_size) if self.adaptive_interval else self.interval
+
+
+class PositionBiasTable(nn.Module):
+    """A parameter per head and displacement (Swin, eq. 4); the ablation of the CrossFormer paper.
+
+    Args:
+        group_size (int): side of the largest group.
+        num_heads (int): heads h.
+
+    Shapes:
+        size (gy, gx) of a group -> (h, 2 gy - 1, 2 gx - 1); displacements beyond the table take its border.
+    """
+
+    def __init__(self, group_size, num_heads):
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(num_heads, 2 * group_size - 1, 2 * group_size - 1))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, size):
+        last = self.table.shape[-1] // 2
+        y, x = (torch.arange(1 - side, side, device=self.table.device).clamp(-last, last) + last for side in size)
+        return self.table[:, y[:, None], x]

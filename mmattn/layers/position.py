@@ -1,0 +1,74 @@
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mmattn.layers.norm import LayerNorm2d
+from mmattn.layers.precision import in_float32
+
+
+class DynamicPositionBias(nn.Module):
+    """Dynamic position bias (DPB; CrossFormer, Wang et al., ICLR 2022, eq. 2): a small network from the displacement
+    of a query from a key to the bias of each head, for groups of any size.
+
+    Outside training, without gradients, the biases of the last sizes are kept until a parameter changes.
+
+    Args:
+        embed_dims (int): hidden channels.
+        num_heads (int): heads h.
+
+    Shapes:
+        size (gy, gx) of a group -> (h, 2 gy - 1, 2 gx - 1): bias of the displacement (y, x), query - key in tokens,
+        from -(gy - 1, gx - 1) to (gy - 1, gx - 1).
+    """
+
+    def __init__(self, embed_dims, num_heads):
+        super().__init__()
+        layers = [nn.Linear(2, embed_dims)]
+        for out_dims in (embed_dims, embed_dims, num_heads):
+            layers += [nn.LayerNorm(embed_dims), nn.ReLU(), nn.Linear(embed_dims, out_dims)]
+        self.net = nn.Sequential(*layers)
+        self._kept = {}
+
+    def forward(self, size):
+        if self.training or torch.is_grad_enabled():
+            return self._table(size)
+        version = tuple((id(p), p._version, p.device, p.dtype) for p in self.parameters())
+        if self._kept.get('version') != version or len(self._kept) > 8:
+            self._kept = {'version': version}
+        if size not in self._kept:
+            self._kept[size] = self._table(size)
+        return self._kept[size]
+
+    def _table(self, size):
+        weight = self.net[0].weight
+        y, x = (torch.arange(1 - side, side, device=weight.device, dtype=weight.dtype) for side in size)
+        displacement = torch.stack(torch.meshgrid(y, x, indexing='ij'), -1)
+        return in_float32(self.net, displacement).permute(2, 0, 1)
+
+
+class ConditionalPositionEncoding(nn.Module):
+    """Adds a normalised 3 x 3 depth-wise convolution of the map to the map (CPE; Chu et al., arXiv:2102.10882).
+
+    Args:
+        embed_dims (int): channels C.
+        rows (int | None): None for a kernel per channel. The code of CrossFormer convolves the plane of columns and
+            channels with a kernel per row instead; this many rows have one, and other maps take the nearest.
+
+    Shapes:
+        (B, C, H, W) -> (B, C, H, W)
+    """
+
+    def __init__(self, embed_dims, rows=None):
+        super().__init__()
+        self.rows = rows
+        planes = rows or embed_dims
+        self.conv = nn.Conv2d(planes, planes, 3, padding=1, groups=planes)
+        self.norm = LayerNorm2d(embed_dims)
+
+    def forward(self, x):
+        if self.rows is None:
+            return x + self.norm(self.conv(x))
+        height = x.shape[2]
+        kernel = torch.arange(height, device=x.device) * self.rows // height
+        y = F.conv2d(x.permute(0, 2, 3, 1), self.conv.weight[kernel], self.conv.bias[kernel], padding=1, groups=height)
+        return x + self.norm(y.permute(0, 3, 1, 2))
