@@ -18,6 +18,7 @@ from common import UsageError, run
 ROWS = {
     'reference': "the plain formula: bias and weights of all queries and keys held, as in the authors' code",
     'mmattn': 'what runs by default',
+    'products': 'its matrix products and convolutions alone: the limit',
     'dense': 'bias held, fused attention',
     'separable': 'bias never held',
     'flex': 'bias never held, fused CUDA kernel',
@@ -29,10 +30,10 @@ ROWS = {
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0], epilog='rows: ' + '; '.join(
         f'{name}: {what}' for name, what in ROWS.items()))
-    parser.add_argument('family', choices=['dat', 'dat_pp', 'biformer'])
+    parser.add_argument('family', choices=['dat', 'dat_pp', 'biformer', 'crossformer', 'crossformer_pp'])
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument('--layer', action='store_true', help='one layer of deformable or bi-level routing attention')
-    what.add_argument('--arch', choices=['tiny', 'small', 'base', 'stl'], help='a whole backbone')
+    what.add_argument('--layer', action='store_true', help='one layer of attention: deformable, routing, long distance')
+    what.add_argument('--arch', choices=['tiny', 'small', 'base', 'large', 'stl'], help='a whole backbone')
     parser.add_argument('--size', type=int, nargs=2, default=(50, 80), metavar=('H', 'W'), help='of the map or image')
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--train', action='store_true', help='forward + backward as well')
@@ -50,11 +51,12 @@ def parse_args():
     layer.add_argument('--table', type=int, default=14, help='map side that the bias table was made for')
     parser.add_argument('--windows', type=int, default=16, help='biformer: regions along each side')
     layer.add_argument('--topk', type=int, default=4, help='biformer: regions that a region attends to')
+    layer.add_argument('--interval', type=int, default=8, help='crossformer: pixels between the tokens of a group')
     parser.add_argument('--row', choices=ROWS, help=argparse.SUPPRESS)              # measure it in this process
     parser.add_argument('--phase', choices=['forward', 'train'], help=argparse.SUPPRESS)
     parser.add_argument('--output', help=argparse.SUPPRESS)
     args = parser.parse_args()
-    deformable_layer = args.layer and args.family != 'biformer'
+    deformable_layer = args.layer and args.family in ('dat', 'dat_pp')
     if not deformable_layer and args.rows and 'no-bias' in args.rows:
         parser.error('no-bias is a row for --layer of dat and dat_pp')
     args.rows = args.rows or ['reference', 'mmattn', *(['no-bias'] if deformable_layer else [])]
@@ -66,9 +68,11 @@ def build(args):
     import torch
     torch.manual_seed(0)
     if args.layer:
-        from mmattn.layers import BiLevelRoutingAttention, DeformableAttention
+        from mmattn.layers import BiLevelRoutingAttention, DeformableAttention, LongDistanceAttention
         if args.family == 'biformer':
             module = BiLevelRoutingAttention(args.dim, args.heads, args.windows, args.topk)
+        elif args.family in ('crossformer', 'crossformer_pp'):
+            module = LongDistanceAttention(args.dim, args.heads, interval=args.interval)
         else:
             module = DeformableAttention(
                 args.dim, args.heads, args.groups, args.stride, offset_range_factor=2 if args.family == 'dat' else -1,
@@ -76,11 +80,12 @@ def build(args):
                 position_bias='none' if args.row == 'no-bias' else 'table')
         x = torch.randn(args.batch, args.dim, *args.size)
     else:
-        from mmattn.backbones import DAT, BiFormer, DATPlusPlus
+        from mmattn.backbones import DAT, BiFormer, CrossFormer, CrossFormerPlusPlus, DATPlusPlus
         if args.family == 'biformer':       # dense training keeps the statistics of batch norms
             module = BiFormer(args.arch, num_windows=args.windows, norm_eval=True, with_cp=args.with_cp).train()
         else:
-            module = dict(dat=DAT, dat_pp=DATPlusPlus)[args.family](args.arch, with_cp=args.with_cp)
+            families = dict(dat=DAT, dat_pp=DATPlusPlus, crossformer=CrossFormer, crossformer_pp=CrossFormerPlusPlus)
+            module = families[args.family](args.arch, with_cp=args.with_cp)
         x = torch.randn(args.batch, 3, *args.size)
     for name, p in module.named_parameters():
         if name.endswith('rpe_table'):      # as large as trained ones, so that every backend has a bias to get right
@@ -92,9 +97,14 @@ def measure(args):
     """Time and peak memory of one row in this process; the output goes to a file."""
     import torch
 
-    from mmattn.ops import deformable, routing
+    from mmattn.ops import convolution, deformable, grouped, routing
     if args.row in ('reference', 'dense', 'separable', 'flex'):
-        os.environ[(routing if args.family == 'biformer' else deformable).BACKEND_VARIABLE] = args.row
+        for op in dict(biformer=[routing], crossformer=[grouped, convolution]).get(
+                args.family.removesuffix('_pp'), [deformable]):
+            os.environ[op.BACKEND_VARIABLE] = args.row
+    elif args.row == 'products':        # of plain attention; fused kernels do not show theirs
+        for op in (deformable, grouped, routing):
+            os.environ[op.BACKEND_VARIABLE] = 'reference'
     module, x = build(args)
     training = args.phase == 'train'
 
@@ -112,6 +122,8 @@ def measure(args):
     outs = step(x)
     used = memory(x.device) - before
     torch.save([o.detach().float().cpu() for o in outs], args.output)
+    if args.row == 'products':
+        step = products_of(step, x)
     times = []
     for _ in range(args.iterations):
         module.zero_grad()
@@ -121,7 +133,37 @@ def measure(args):
         synchronize(x.device)
         times.append(time.perf_counter() - start)
     print(json.dumps({'threads': torch.get_num_threads(), f'{args.phase}_seconds': statistics.median(times),
-                      f'{args.phase}_bytes': used}))
+                      f'{args.phase}_bytes': None if args.row == 'products' else used}))
+
+
+def products_of(step, x):
+    """What runs the matrix products and convolutions of a step again, on numbers of the same shapes and layout."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_map_only
+    calls, numbers = [], {}
+
+    def stand_in(t):
+        key = t.shape, t.stride(), t.dtype
+        if key not in numbers:
+            numbers[key] = torch.empty_strided(*key[:2], dtype=t.dtype, device=t.device).fill_(0.5)
+        return numbers[key]
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket.__name__ in ('mm', 'addmm', 'bmm', 'baddbmm', 'convolution', 'convolution_backward'):
+                calls.append((func, tree_map_only(torch.Tensor, stand_in, args), kwargs or {}))
+            return func(*args, **kwargs or {})
+
+    with Record():
+        step(x)
+
+    def run_again(_):
+        with torch.no_grad():
+            for func, args, kwargs in calls:
+                func(*args, **kwargs)
+
+    return run_again
 
 
 def synchronize(device):
@@ -177,8 +219,9 @@ def measure_rows(args):
             row['refused'] = refused[name]
         else:
             for key in results[name][0]:
-                row[key] = statistics.median(result[key] for result in results[name])
-            if name != 'no-bias' and name in differences:
+                values = [result[key] for result in results[name]]
+                row[key] = None if None in values else statistics.median(values)
+            if name not in ('no-bias', 'products') and name in differences:
                 row['difference'] = differences[name]
         table.append(row)
     return table
@@ -191,7 +234,9 @@ def difference(path, reference):
 
 
 def print_table(args, table):
-    parts = f'{args.windows} windows a side, top {args.topk}' if args.family == 'biformer' else f'{args.groups} groups'
+    parts = dict(biformer=f'{args.windows} windows a side, top {args.topk}',
+                 crossformer=f'groups of 7 x 7, interval {args.interval}').get(
+                     args.family.removesuffix('_pp'), f'{args.groups} groups')
     what = f'layer {args.dim} channels, {args.heads} heads, {parts}' if args.layer else args.arch
     first = table[0]
     print(f'{args.family} {what}, {args.batch} x {args.size[0]} x {args.size[1]}, {args.device}, '
@@ -207,7 +252,7 @@ def print_table(args, table):
         for _, key in columns:
             seconds, used = row[f'{key}_seconds'], row[f'{key}_bytes']
             ratio = f'{first[f"{key}_seconds"] / seconds:.1f} x' if 'refused' not in first else ''
-            cells.append(f' {seconds:.3f} s | {ratio} | {used / 2 ** 20:.0f} MiB |')
+            cells.append(f' {seconds:.3f} s | {ratio} |' + (' |' if used is None else f' {used / 2 ** 20:.0f} MiB |'))
         print(f'| {row["row"]} |' + ''.join(cells) + (f' {row["difference"]:.1e} |' if 'difference' in row else ' |'))
 
 

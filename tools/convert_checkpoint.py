@@ -10,7 +10,8 @@ def parse_args():
         description="Turn an authors' checkpoint of a classifier, detector or segmentor into ours. Prints what it "
                     'renamed, dropped and resized. Of a classifier the backbone is kept; of a detector or segmentor '
                     'everything. Reading the file runs no code that it carries.')
-    parser.add_argument('family', choices=['dat', 'biformer'], help='dat: DAT and DAT++')
+    parser.add_argument('family', choices=['dat', 'crossformer', 'biformer'],
+                        help='dat and crossformer are for DAT++ and CrossFormer++, too')
     parser.add_argument('source', metavar='SRC', help="the authors' file")
     parser.add_argument('target', metavar='DST', help='file to write; must not exist')
     parser.add_argument('--config', help='config whose backbone the result is for: position bias tables of another '
@@ -38,7 +39,7 @@ def main():
     args = parse_args()
     import torch
 
-    from mmattn.checkpoint import biformer, dat
+    from mmattn.checkpoint import biformer, crossformer, dat
     from mmattn.checkpoint.convert import convert, fit
     from mmattn.checkpoint.reading import CheckpointError, read_checkpoint, state_dict_of
     target = Path(args.target)
@@ -46,8 +47,9 @@ def main():
         raise UsageError(f'{target} exists already; give another name')
     content = read_checkpoint(args.source)
     state = state_dict_of(content, args.source)
+    translate = dict(dat=dat, crossformer=crossformer, biformer=biformer)[args.family].translate
     try:
-        conversion = convert(state, dict(dat=dat, biformer=biformer)[args.family].translate)
+        conversion = convert(state, translate)
         if args.config:
             backbone = build_backbone(args.config)
             fit(conversion, backbone, backbone.left_out)

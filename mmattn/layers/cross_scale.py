@@ -2,6 +2,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mmattn.ops.convolution import centred_convolution
+
 
 class CrossScaleEmbedding(nn.Module):
     """Cross-scale embedding (CEL; CrossFormer, Wang et al., ICLR 2022, section 3.1): convolutions of several kernel
@@ -40,4 +42,5 @@ class CrossScaleEmbedding(nn.Module):
         bottom, right = (-side % self.stride for side in x.shape[2:])
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
-        return torch.cat([conv(x) for conv in self.convs], 1)
+        return torch.cat([conv(x) if conv.kernel_size[0] <= 2 * self.stride else
+                          centred_convolution(x, conv.weight, conv.bias, self.stride) for conv in self.convs], 1)

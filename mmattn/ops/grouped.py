@@ -9,13 +9,16 @@ import torch
 from einops import rearrange
 from torch.autograd.function import once_differentiable
 
+from mmattn.ops import reference
 from mmattn.ops.attention import attention
+from mmattn.ops.backend import choose_backend
 from mmattn.ops.partition import group_views
 
+BACKEND_VARIABLE = 'MMATTN_GROUPED_ATTENTION'
 BLOCK_LOGITS = {'cpu': 2 ** 19}     # of a few groups, about what caches hold; 2 ** 26 elsewhere
 
 
-def grouped_attention(q, k, v, bias, num_heads, interval=1):
+def grouped_attention(q, k, v, bias, num_heads, interval=1, backend=None):
     """Attention of every token to the tokens of its group.
 
     Groups at the bottom and right have fewer tokens where the map is no multiple of a group: the same as completing
@@ -27,10 +30,17 @@ def grouped_attention(q, k, v, bias, num_heads, interval=1):
         bias (Tensor): (h, gy, gx, gy, gx) added to the logit of a query and a key at their places in a group.
         num_heads (int): heads h, divides C.
         interval (int): pixels from one token of a group to the next; 1 for near groups.
+        backend (str | None): 'views', or 'reference' for the plain formula, which is never chosen by itself; the
+            environment variable MMATTN_GROUPED_ATTENTION names one too.
 
     Returns:
         Tensor: (B, H, W, C).
+
+    Raises:
+        ValueError: unknown backend.
     """
+    if choose_backend(['views'], lambda name: [], BACKEND_VARIABLE, backend, ('reference',)) == 'reference':
+        return reference.grouped_attention(q, k, v, bias, num_heads, interval)
     return _GroupedAttention.apply(q, k, v, bias, num_heads, interval)
 
 

@@ -1,7 +1,9 @@
 """The formulas written out, slow and obvious: what tests and benchmarks compare with. Never chosen by itself."""
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 
-from mmattn.ops.partition import window_merge, window_partition
+from mmattn.ops.partition import pad_to_multiple, window_merge, window_partition
 
 
 def attention(q, k, v, bias=None):
@@ -96,21 +98,26 @@ def routed_attention(q, k, v, routes, num_heads, scale, route_weights=None, key_
 
 
 def grouped_attention(q, k, v, bias, num_heads, interval=1):
-    """Attention of the whole map with all pairs from different groups masked; arguments as in
-    `mmattn.ops.grouped.grouped_attention`."""
-    batch, height, width, _ = q.shape
+    """Attention inside groups of a map completed with zeros, whose keys are masked, as CrossFormer's code has it;
+    arguments as in `mmattn.ops.grouped.grouped_attention`."""
+    height, width = q.shape[1:3]
+    square = bias.shape[1] * interval, bias.shape[2] * interval
+    names = dict(gy=bias.shape[1], gx=bias.shape[2], iy=interval, ix=interval, h=num_heads)
 
-    def along(side, group):     # of each row or column: its group, and its place in there
-        i = torch.arange(side, device=q.device)
-        square = group * interval
-        return i // square * interval + i % interval, i % square // interval
+    def groups(t):
+        return rearrange(pad_to_multiple(t, square),
+                         'b (ry gy iy) (rx gx ix) (h d) -> b (ry iy rx ix) h (gy gx) d', **names)
 
-    (group_y, y), (group_x, x) = along(height, bias.shape[1]), along(width, bias.shape[2])
-    group = (group_y[:, None] * width + group_x).flatten()
-    y, x = (t.flatten() for t in torch.meshgrid(y, x, indexing='ij'))
-    bias = bias[:, y[:, None], x[:, None], y, x].masked_fill(group[:, None] != group, -torch.inf)
-    q, k, v = (t.unflatten(-1, (num_heads, -1)).flatten(1, 2).transpose(1, 2) for t in (q, k, v))
-    return attention(q, k, v, bias).transpose(1, 2).reshape(batch, height, width, -1)
+    real = groups(q.new_ones(1, height, width, num_heads)).mT > 0                           # (1, G, h, 1, n)
+    out = attention(*(groups(t) for t in (q, k, v)), bias.flatten(3).flatten(1, 2).masked_fill(~real, -1e6))
+    rows = -(-height // square[0])
+    return rearrange(out, 'b (ry iy rx ix) h (gy gx) d -> b (ry gy iy) (rx gx ix) (h d)', ry=rows,
+                     **names)[:, :height, :width]
+
+
+def centred_convolution(x, weight, bias, stride):
+    """Strided convolution; arguments as in `mmattn.ops.convolution.centred_convolution`."""
+    return F.conv2d(x, weight, bias, stride, (weight.shape[-1] - stride) // 2)
 
 
 def neighborhood_attention(q, k, v, table, kernel_size):

@@ -48,3 +48,13 @@ def test_nothing_as_large_as_all_logits(monkeypatch):
     with largest_tensor() as largest:
         grouped_attention(q, k, v, bias, 2).square().sum().backward()
     assert largest.numel == q.numel()        # all logits would be 2 x 2 x 32 x 32 x 64
+
+
+def test_backend_can_be_forced(monkeypatch):
+    args = *problem((4, 5), (2, 2)), 2
+    monkeypatch.setattr('mmattn.ops.reference.grouped_attention', lambda *args: 'plain')
+    assert grouped_attention(*args, backend='reference') == 'plain'
+    monkeypatch.setenv('MMATTN_GROUPED_ATTENTION', 'reference')
+    assert grouped_attention(*args) == 'plain'
+    with pytest.raises(ValueError, match="backend='flash' is unknown; choose one of reference, views"):
+        grouped_attention(*args, backend='flash')
