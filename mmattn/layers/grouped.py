@@ -51,15 +51,14 @@ class ShortDistanceAttention(nn.Module):
     def forward(self, x):
         size = tuple(x.shape[2:])
         x = x.permute(0, 2, 3, 1)
-        q, k, v = split_linear(self.qkv, x, [x.shape[-1]] * 3)
         if min(size) <= self.group_size:
-            out = self._one_group(q, k, v, size)
+            out = self._one_group(x, size)
         else:
             group = self.group_size, self.group_size
-            bias = relative_bias(self._table(group, x), group)
-            out = grouped_attention(q, k, v, bias.unflatten(2, group).unflatten(1, group), self.num_heads,
-                                    self._interval(size))
-        return self.proj(out).permute(0, 3, 1, 2)
+            bias = relative_bias(self._table(group, x), group).unflatten(2, group).unflatten(1, group)
+            out = grouped_attention(x, (self.qkv.weight, self.qkv.bias), (self.proj.weight, self.proj.bias), bias,
+                                    self.num_heads, self._interval(size))
+        return out.permute(0, 3, 1, 2)
 
     def _interval(self, size):
         return 1
@@ -70,12 +69,13 @@ class ShortDistanceAttention(nn.Module):
             return like.new_zeros(self.num_heads, 2 * size[0] - 1, 2 * size[1] - 1)
         return self.position_bias(size)
 
-    def _one_group(self, q, k, v, size):
+    def _one_group(self, x, size):
         """The whole map as one group, a few queries at a time: a long strip has many tokens."""
-        table = self._table(size, q)
-        q, k, v = (rearrange(t, 'b y x (h d) -> b h (y x) d', h=self.num_heads) for t in (q, k, v))
+        table = self._table(size, x)
+        q, k, v = (rearrange(t, 'b y x (h d) -> b h (y x) d', h=self.num_heads)
+                   for t in split_linear(self.qkv, x, [x.shape[-1]] * 3))
         out = attention_in_blocks(q, k, v, lambda queries: relative_bias(table, size, queries)[None])
-        return rearrange(out, 'b h (y x) d -> b y x (h d)', y=size[0])
+        return self.proj(rearrange(out, 'b h (y x) d -> b y x (h d)', y=size[0]))
 
 
 class LongDistanceAttention(ShortDistanceAttention):

@@ -1,11 +1,12 @@
 """Attention inside groups of tokens (CrossFormer, Wang et al., ICLR 2022, section 3.2): near groups are windows, far
 groups take every `interval`-th token.
 
-Shapes: B batch, (H, W) map, C channels, h heads, d = C / h, r groups of n tokens.
+Shapes: B batch, (H, W) map, C channels, h heads, d = C / h, r groups of n = y x tokens.
 """
 import math
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch.autograd.function import once_differentiable
 
@@ -15,18 +16,20 @@ from mmattn.ops.backend import choose_backend
 from mmattn.ops.partition import group_views
 
 BACKEND_VARIABLE = 'MMATTN_GROUPED_ATTENTION'
-BLOCK_LOGITS = {'cpu': 2 ** 19}     # of a few groups, about what caches hold; 2 ** 26 elsewhere
+BLOCK_LOGITS = {'cpu': 2 ** 20}     # of a few groups, about what caches hold; 2 ** 26 elsewhere
 
 
-def grouped_attention(q, k, v, bias, num_heads, interval=1, backend=None):
-    """Attention of every token to the tokens of its group.
+def grouped_attention(x, qkv, proj, bias, num_heads, interval=1, backend=None):
+    """Self-attention of every token to the tokens of its group, with its projections.
 
     Groups at the bottom and right have fewer tokens where the map is no multiple of a group: the same as completing
-    the map with zeros that no one attends to. Only the inputs are kept; logits are made again in the backward pass,
-    for a few groups at a time.
+    the map with zeros that no one attends to. A few groups at a time are read out of the map, projected, attended and
+    written back, and again in the backward pass, so that only the input is kept.
 
     Args:
-        q, k, v (Tensor): (B, H, W, C) queries, keys and values.
+        x (Tensor): (B, H, W, C).
+        qkv (tuple[Tensor, Tensor | None]): (3 C, C) weight and (3 C,) bias that make queries, keys and values.
+        proj (tuple[Tensor, Tensor | None]): (C, C) weight and (C,) bias of the output.
         bias (Tensor): (h, gy, gx, gy, gx) added to the logit of a query and a key at their places in a group.
         num_heads (int): heads h, divides C.
         interval (int): pixels from one token of a group to the next; 1 for near groups.
@@ -40,40 +43,50 @@ def grouped_attention(q, k, v, bias, num_heads, interval=1, backend=None):
         ValueError: unknown backend.
     """
     if choose_backend(['views'], lambda name: [], BACKEND_VARIABLE, backend, ('reference',)) == 'reference':
-        return reference.grouped_attention(q, k, v, bias, num_heads, interval)
-    return _GroupedAttention.apply(q, k, v, bias, num_heads, interval)
+        return reference.grouped_attention(x, qkv, proj, bias, num_heads, interval)
+    return _GroupedAttention.apply(x, bias, *qkv, *proj, num_heads, interval)
 
 
 class _GroupedAttention(torch.autograd.Function):
 
     @staticmethod
-    def forward(ctx, q, k, v, bias, num_heads, interval):
-        ctx.save_for_backward(q, k, v, bias)
+    def forward(ctx, x, bias, *args):
+        *weights, num_heads, interval = args
+        ctx.save_for_backward(x, bias, *weights)
+        device = x.device.type
+        ctx.autocast = dict(device_type=device, enabled=torch.is_autocast_enabled(device),
+                            dtype=torch.get_autocast_dtype(device))
         ctx.heads_and_interval = num_heads, interval
-        out = torch.empty_like(v)
-        for part, (*inputs, out_part) in _blocks(bias, interval, q, k, v, out):
-            q_part, k_part, v_part = (_heads_first(t, num_heads) for t in inputs)
-            _write(out_part, attention(q_part, k_part, v_part, _matrix(bias[part])[None]))
+        out = torch.empty_like(x, dtype=ctx.autocast['dtype'] if ctx.autocast['enabled'] else x.dtype)
+        for part, (x_part, out_part) in _blocks(bias, interval, x, out):
+            out_part.copy_(_attend(x_part, bias[part], *weights, num_heads).view(out_part.shape))
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
-        q, k, v, bias = ctx.saved_tensors
+        x, *weights = (None if t is None else t.detach() for t in ctx.saved_tensors)
+        weights = [None if t is None else t.requires_grad_() for t in weights]      # their gradients gather in .grad
         num_heads, interval = ctx.heads_and_interval
-        scale = (q.shape[-1] // num_heads) ** -0.5
-        grads, grad_bias = [torch.empty_like(t) for t in (q, k, v)], torch.zeros_like(bias)
-        for part, parts in _blocks(bias, interval, q, k, v, grad_out, *grads):
-            q_part, k_part, v_part, grad = (_heads_first(t, num_heads) for t in parts[:4])
-            logits = (_exact(q_part) @ _exact(k_part).mT).mul_(scale).add_(_matrix(bias[part]))     # (r, h, n, n)
-            weights = logits.softmax(-1)
-            grad_logits = grad @ v_part.mT
-            grad_logits = weights * (grad_logits - (grad_logits * weights).sum(-1, keepdim=True))
-            grad_bias[part] += grad_logits.sum(0).view_as(bias[part])
-            weights, grad_logits = weights.to(grad.dtype), (grad_logits * scale).to(grad.dtype)
-            for target, value in zip(parts[4:], (grad_logits @ k_part, grad_logits.mT @ q_part, weights.mT @ grad)):
-                _write(target, value)
-        return *grads, grad_bias, None, None
+        grad_x = torch.empty_like(x)
+        for part, (x_part, grad_x_part, grad_part) in _blocks(weights[0], interval, x, grad_x, grad_out):
+            leaf = x_part.detach().requires_grad_()
+            with torch.enable_grad(), torch.autocast(**ctx.autocast):
+                out = _attend(leaf, weights[0][part], *weights[1:], num_heads)
+            out.backward(grad_part.reshape(out.shape))
+            grad_x_part.copy_(leaf.grad)
+        return grad_x, *(None if t is None else t.grad for t in weights), None, None
+
+
+def _attend(x, bias, qkv_weight, qkv_bias, proj_weight, proj_bias, num_heads):
+    """Groups (b, ry, iy, rx, ix, y, x, C) -> their outputs (r n, C)."""
+    count, channels = bias.shape[1] * bias.shape[2], x.shape[-1]
+    x = x.reshape(-1, channels)
+    biases = [None] * 3 if qkv_bias is None else qkv_bias.chunk(3)
+    q, k, v = (rearrange(F.linear(x, *parts), '(r n) (h d) -> r h n d', n=count, h=num_heads)
+               for parts in zip(qkv_weight.chunk(3), biases))
+    out = attention(q, k, v, bias.flatten(3).flatten(1, 2)[None])
+    return F.linear(rearrange(out, 'r h n d -> (r n) (h d)'), proj_weight, proj_bias)
 
 
 def _blocks(bias, interval, *maps):
@@ -96,25 +109,3 @@ def _split(views, limit):
     axis = next(i for i, n in enumerate(leading) if n > 1)
     for parts in zip(*(t.split(max(1, limit * leading[axis] // count), axis) for t in views)):
         yield from _split(parts, limit)
-
-
-def _exact(x):
-    """Float32 at least: products of float16 overflow, those of bfloat16 lose what tells logits apart."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _matrix(bias):
-    """(h, y, x, y, x) -> (h, n, n)."""
-    return bias.flatten(3).flatten(1, 2)
-
-
-def _heads_first(view, num_heads):
-    """(b, ry, iy, rx, ix, y, x, C) -> (r, h, n, d)."""
-    return rearrange(view, 'b ry iy rx ix y x (h d) -> (b ry iy rx ix) h (y x) d', h=num_heads)
-
-
-def _write(view, values):
-    """(r, h, n, d) into (b, ry, iy, rx, ix, y, x, C), in one copy."""
-    b, ry, iy, rx, ix, y, _, _ = view.shape
-    view.unflatten(-1, (values.shape[1], -1)).copy_(rearrange(
-        values, '(b ry iy rx ix) h (y x) d -> b ry iy rx ix y x h d', b=b, ry=ry, iy=iy, rx=rx, ix=ix, y=y))

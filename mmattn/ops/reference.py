@@ -97,10 +97,11 @@ def routed_attention(q, k, v, routes, num_heads, scale, route_weights=None, key_
     return window_merge(torch.cat(out, -1), (size[0] // grid[0], size[1] // grid[1]), size)
 
 
-def grouped_attention(q, k, v, bias, num_heads, interval=1):
+def grouped_attention(x, qkv, proj, bias, num_heads, interval=1):
     """Attention inside groups of a map completed with zeros, whose keys are masked, as CrossFormer's code has it;
     arguments as in `mmattn.ops.grouped.grouped_attention`."""
-    height, width = q.shape[1:3]
+    height, width = x.shape[1:3]
+    q, k, v = F.linear(x, *qkv).chunk(3, -1)
     square = bias.shape[1] * interval, bias.shape[2] * interval
     names = dict(gy=bias.shape[1], gx=bias.shape[2], iy=interval, ix=interval, h=num_heads)
 
@@ -111,8 +112,8 @@ def grouped_attention(q, k, v, bias, num_heads, interval=1):
     real = groups(q.new_ones(1, height, width, num_heads)).mT > 0                           # (1, G, h, 1, n)
     out = attention(*(groups(t) for t in (q, k, v)), bias.flatten(3).flatten(1, 2).masked_fill(~real, -1e6))
     rows = -(-height // square[0])
-    return rearrange(out, 'b (ry iy rx ix) h (gy gx) d -> b (ry gy iy) (rx gx ix) (h d)', ry=rows,
-                     **names)[:, :height, :width]
+    out = rearrange(out, 'b (ry iy rx ix) h (gy gx) d -> b (ry gy iy) (rx gx ix) (h d)', ry=rows, **names)
+    return F.linear(out[:, :height, :width], *proj)
 
 
 def centred_convolution(x, weight, bias, stride):

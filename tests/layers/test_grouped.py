@@ -13,13 +13,13 @@ KINDS = ('dynamic', 'table', 'none')
 
 def by_formula(m, x, interval):
     height, width = x.shape[2:]
-    q, k, v = m.qkv(x.permute(0, 2, 3, 1)).chunk(3, -1)
     group = (m.group_size,) * 2
     if min(height, width) <= m.group_size:
         group, interval = (height, width), 1
     table = m.position_bias(group) if m.position_bias else x.new_zeros(m.num_heads, *(2 * n - 1 for n in group))
     bias = relative_bias(table, group).unflatten(2, group).unflatten(1, group)
-    return m.proj(reference.grouped_attention(q, k, v, bias, m.num_heads, interval)).permute(0, 3, 1, 2)
+    return reference.grouped_attention(x.permute(0, 2, 3, 1), (m.qkv.weight, m.qkv.bias), (m.proj.weight, m.proj.bias),
+                                       bias, m.num_heads, interval).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (3, 3), (2, 19), (4, 5), (7, 11), (13, 8)])

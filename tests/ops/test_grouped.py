@@ -6,48 +6,59 @@ from mmattn.ops.grouped import grouped_attention
 from tests.compare import assert_same, largest_tensor
 
 
-def problem(size, group, dtype=torch.double):
-    """q, k, v and a bias with gradients; two heads."""
-    q, k, v = (torch.randn(2, *size, 6, dtype=dtype, requires_grad=True) for _ in range(3))
-    return q, k, v, torch.randn(2, *group, *group, dtype=dtype, requires_grad=True)
+def problem(size, group, dtype=torch.double, with_bias=True):
+    """x, projections and a position bias with gradients; two heads."""
+    def leaf(*shape):
+        return torch.randn(*shape, dtype=dtype, requires_grad=True)
+
+    return (leaf(2, *size, 6), (leaf(18, 6), leaf(18) if with_bias else None),
+            (leaf(6, 6), leaf(6) if with_bias else None), leaf(2, *group, *group))
+
+
+def leaves(x, qkv, proj, bias):
+    return [t for t in (x, *qkv, *proj, bias) if t is not None]
 
 
 @pytest.mark.parametrize('size', [(1, 1), (4, 6), (7, 11), (13, 5)])
 @pytest.mark.parametrize('group', [(2, 3), (4, 4)])
 @pytest.mark.parametrize('interval', [1, 3])
-def test_equals_the_formula_with_gradients(size, group, interval):
-    q, k, v, bias = problem(size, group)
-    args = q, k, v, bias, 2, interval
-    assert_same(grouped_attention(*args), reference.grouped_attention(*args), (q, k, v, bias))
+@pytest.mark.parametrize('with_bias', [True, False])
+def test_equals_the_formula_with_gradients(size, group, interval, with_bias):
+    args = problem(size, group, with_bias=with_bias)
+    assert_same(grouped_attention(*args, 2, interval), reference.grouped_attention(*args, 2, interval), leaves(*args))
 
 
 @pytest.mark.parametrize('limit', [1, 100, 1000])
 def test_blocks_of_any_size_give_the_same(monkeypatch, limit):
-    q, k, v, bias = problem((11, 13), (3, 3))
+    args = problem((11, 13), (3, 3))
     monkeypatch.setitem(grouped.BLOCK_LOGITS, 'cpu', limit)
-    args = q, k, v, bias, 2, 2
-    assert_same(grouped_attention(*args), reference.grouped_attention(*args), (q, k, v, bias))
+    assert_same(grouped_attention(*args, 2, 2), reference.grouped_attention(*args, 2, 2), leaves(*args))
 
 
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
-def test_low_precision_keeps_its_dtype_and_comes_close(dtype, tolerance):
-    q, k, v, bias = problem((7, 9), (3, 3), torch.float32)
-    exact = grouped_attention(q, k, v, bias, 2)
-    low = [t.detach().to(dtype).requires_grad_() for t in (q, k, v)]
-    out = grouped_attention(*low, bias, 2)
+def test_autocast_reaches_the_backward_pass_and_comes_close(dtype, tolerance):
+    args = problem((7, 9), (3, 3), torch.float32)
+    exact = grouped_attention(*args, 2)
+    with torch.autocast('cpu', dtype):
+        out = grouped_attention(*args, 2)
     assert out.dtype == dtype
     assert (out - exact).norm() / exact.norm() < tolerance
-    grads = torch.autograd.grad(exact.sum(), (q, k, v, bias))
-    for a, b in zip(torch.autograd.grad(out.float().sum(), (*low, bias)), grads):
+    grads = torch.autograd.grad(exact.square().sum(), leaves(*args))
+    for a, b in zip(torch.autograd.grad(out.float().square().sum(), leaves(*args)), grads):
         assert (a - b).norm() <= 3 * tolerance * b.norm() + 1e-2
 
 
-def test_nothing_as_large_as_all_logits(monkeypatch):
+def test_nothing_as_large_as_all_logits_and_only_the_input_is_kept(monkeypatch):
     monkeypatch.setitem(grouped.BLOCK_LOGITS, 'cpu', 2 ** 10)
-    q, k, v, bias = problem((32, 32), (8, 8))
-    with largest_tensor() as largest:
-        grouped_attention(q, k, v, bias, 2).square().sum().backward()
-    assert largest.numel == q.numel()        # all logits would be 2 x 2 x 32 x 32 x 64
+    args = problem((32, 32), (8, 8))
+    kept = []
+    with largest_tensor() as largest, torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t,
+                                                                               lambda t: t):
+        out = grouped_attention(*args, 2)
+    assert sum(t.numel() for t in kept) == sum(t.numel() for t in leaves(*args))
+    with largest_tensor() as backward:
+        out.square().sum().backward()
+    assert max(largest.numel, backward.numel) == args[0].numel()    # all logits would be 2 x 2 x 32 x 32 x 64
 
 
 def test_backend_can_be_forced(monkeypatch):
