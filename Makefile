@@ -1,6 +1,7 @@
 # make demo      set up .venv, draw scenes, train Mask R-CNN with a small DAT on them, test it, save pictures
 # make demo-seg  the same with UperNet and mIoU
-# make demo-biformer, demo-biformer-seg      RetinaNet and UperNet with a small BiFormer
+# make demo-crossformer, demo-crossformer-seg, demo-biformer, demo-biformer-seg
+#                RetinaNet and UperNet with a small CrossFormer or BiFormer
 # make test      set up .venv, run the tests (make test-slow for the long ones)
 # make lint      set up .venv, check the style
 #
@@ -15,13 +16,15 @@ SCENES := data/scenes/annotations/instances_validation.json
 
 # Keep the trained model although nothing names it as a goal.
 .PRECIOUS: work_dirs/%/trained
-.PHONY: demo demo-seg demo-biformer demo-biformer-seg test test-slow lint setup clean
+.PHONY: demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-seg test test-slow lint setup clean
 
 demo: work_dirs/mask-rcnn_dat_scenes/test.log
 demo-seg: work_dirs/upernet_dat_scenes/test.log
+demo-crossformer: work_dirs/retinanet_crossformer_scenes/test.log
+demo-crossformer-seg: work_dirs/upernet_crossformer_scenes/test.log
 demo-biformer: work_dirs/retinanet_biformer_scenes/test.log
 demo-biformer-seg: work_dirs/upernet_biformer_scenes/test.log
-demo demo-seg demo-biformer demo-biformer-seg:
+demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-seg:
 	@grep -E '^(coco/|aAcc |mIoU |mAcc )' $<
 	@echo "pictures of predictions: $(dir $<)pictures"
 

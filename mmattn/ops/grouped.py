@@ -7,7 +7,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch.autograd.function import once_differentiable
 
 from mmattn.ops import reference
@@ -51,42 +50,83 @@ class _GroupedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, bias, *args):
-        *weights, num_heads, interval = args
-        ctx.save_for_backward(x, bias, *weights)
-        device = x.device.type
-        ctx.autocast = dict(device_type=device, enabled=torch.is_autocast_enabled(device),
-                            dtype=torch.get_autocast_dtype(device))
+        *projections, num_heads, interval = args
+        ctx.save_for_backward(x, bias, *projections)
         ctx.heads_and_interval = num_heads, interval
-        out = torch.empty_like(x, dtype=ctx.autocast['dtype'] if ctx.autocast['enabled'] else x.dtype)
-        for part, (x_part, out_part) in _blocks(bias, interval, x, out):
-            out_part.copy_(_attend(x_part, bias[part], *weights, num_heads).view(out_part.shape))
+        device = x.device.type
+        ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        qkv_weight, qkv_bias, proj_weight, proj_bias = _cast(projections, ctx.dtype)
+        out = torch.empty_like(x, dtype=ctx.dtype)
+        with torch.autocast(device, enabled=False):
+            for part, (x_part, out_part) in _blocks(bias, interval, x, out):
+                tokens = _tokens(x_part).to(ctx.dtype)
+                qkv = _by_head(F.linear(tokens, qkv_weight, qkv_bias), x_part, num_heads)
+                values = attention(*qkv, _matrix(bias[part])[None])
+                values = F.linear(values.transpose(1, 2).reshape(tokens.shape), proj_weight, proj_bias)
+                out_part.copy_(values.view(out_part.shape))
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
-        x, *weights = (None if t is None else t.detach() for t in ctx.saved_tensors)
-        weights = [None if t is None else t.requires_grad_() for t in weights]      # their gradients gather in .grad
+        x, bias, *projections = ctx.saved_tensors
         num_heads, interval = ctx.heads_and_interval
-        grad_x = torch.empty_like(x)
-        for part, (x_part, grad_x_part, grad_part) in _blocks(weights[0], interval, x, grad_x, grad_out):
-            leaf = x_part.detach().requires_grad_()
-            with torch.enable_grad(), torch.autocast(**ctx.autocast):
-                out = _attend(leaf, weights[0][part], *weights[1:], num_heads)
-            out.backward(grad_part.reshape(out.shape))
-            grad_x_part.copy_(leaf.grad)
-        return grad_x, *(None if t is None else t.grad for t in weights), None, None
+        scale = (x.shape[-1] // num_heads) ** -0.5
+        qkv_weight, qkv_bias, proj_weight, _ = _cast(projections, ctx.dtype)
+        grad_x, grad_bias = torch.empty_like(x), torch.zeros_like(bias)
+        grads = [None if t is None else torch.zeros_like(t) for t in projections]
+        for part, (x_part, grad_x_part, grad_part) in _blocks(bias, interval, x, grad_x, grad_out):
+            tokens, grad = _tokens(x_part).to(ctx.dtype), _tokens(grad_part)
+            q, k, v = (t.contiguous() for t in _by_head(F.linear(tokens, qkv_weight, qkv_bias), x_part, num_heads))
+            logits = (_exact(q) @ _exact(k).mT).mul_(scale).add_(_matrix(bias[part]))               # (r, h, n, n)
+            weights = logits.softmax(-1)
+            low = weights.to(ctx.dtype)
+            _accumulate(grads[2:], grad, (low @ v).transpose(1, 2).reshape(tokens.shape))
+            grad_values = (grad @ proj_weight).view(len(q), -1, *q.shape[1::2]).transpose(1, 2).contiguous()
+            grad_logits = (grad_values @ v.mT).to(weights.dtype)
+            grad_logits = grad_logits.sub_((grad_logits * weights).sum(-1, keepdim=True)).mul_(weights)
+            grad_bias[part] += grad_logits.sum(0).view_as(bias[part])
+            grad_logits = grad_logits.mul_(scale).to(ctx.dtype)
+            grad_qkv = tokens.new_empty(len(tokens), 3 * tokens.shape[1])
+            for target, value in zip(_by_head(grad_qkv, x_part, num_heads),
+                                     (grad_logits @ k, grad_logits.mT @ q, low.mT @ grad_values)):
+                target.copy_(value)
+            _accumulate(grads[:2], grad_qkv, tokens)
+            grad_x_part.copy_((grad_qkv @ qkv_weight).view(grad_x_part.shape))
+        return grad_x, grad_bias, *grads, None, None
 
 
-def _attend(x, bias, qkv_weight, qkv_bias, proj_weight, proj_bias, num_heads):
-    """Groups (b, ry, iy, rx, ix, y, x, C) -> their outputs (r n, C)."""
-    count, channels = bias.shape[1] * bias.shape[2], x.shape[-1]
-    x = x.reshape(-1, channels)
-    biases = [None] * 3 if qkv_bias is None else qkv_bias.chunk(3)
-    q, k, v = (rearrange(F.linear(x, *parts), '(r n) (h d) -> r h n d', n=count, h=num_heads)
-               for parts in zip(qkv_weight.chunk(3), biases))
-    out = attention(q, k, v, bias.flatten(3).flatten(1, 2)[None])
-    return F.linear(rearrange(out, 'r h n d -> (r n) (h d)'), proj_weight, proj_bias)
+def _tokens(view):
+    """(b, ry, iy, rx, ix, y, x, C) -> (r n, C)."""
+    return view.reshape(-1, view.shape[-1])
+
+
+def _by_head(qkv, view, num_heads):
+    """(r n, 3 C) of the groups of a view -> queries, keys and values (r, h, n, d), without a copy."""
+    count = view.shape[5] * view.shape[6]
+    return qkv.view(len(qkv) // count, count, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
+
+
+def _accumulate(grads, grad, x):
+    """Add the gradients of the weight and bias of a linear map of x (N, C) whose output has the gradient (N, C')."""
+    weight, bias = grads
+    weight += (grad.mT @ x).to(weight.dtype)
+    if bias is not None:
+        bias += grad.sum(0)
+
+
+def _cast(tensors, dtype):
+    return [None if t is None else t.to(dtype) for t in tensors]
+
+
+def _exact(x):
+    """Float32 at least: products of float16 overflow, those of bfloat16 lose what tells logits apart."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _matrix(bias):
+    """(h, y, x, y, x) -> (h, n, n)."""
+    return bias.flatten(3).flatten(1, 2)
 
 
 def _blocks(bias, interval, *maps):

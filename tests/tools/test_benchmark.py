@@ -45,6 +45,18 @@ def test_routing_attention_beside_its_formula(run):
     assert ours['train_seconds'] > 0
 
 
+def test_crossformer_beside_its_formula_and_its_products(run):
+    done = run(TOOL, 'crossformer', '--arch', 'small', '--size', 64, 97, '--train', '--json', '--rows', 'reference',
+               'mmattn', 'products', *FEW)
+    reference, ours, products = json.loads(done.stdout)['table']
+    assert 0 < ours['difference'] < 1e-5
+    assert 0 < products['forward_seconds'] < products['train_seconds'] < reference['train_seconds']
+    assert products['train_bytes'] is None
+    assert 'difference' not in products
+    done = run(TOOL, 'crossformer', '--layer', '--dim', 32, '--heads', 2, '--interval', 2, '--size', 15, 9, *FEW)
+    assert 'groups of 7 x 7, interval 2' in done.stdout
+
+
 def test_what_is_wrong_is_named(run):
     done = run(TOOL, 'dat', '--arch', 'tiny', '--rows', 'no-bias', check=False)
     assert 'no-bias is a row for --layer' in done.stderr

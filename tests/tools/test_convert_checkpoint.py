@@ -46,17 +46,19 @@ def test_a_classifier_converts_without_a_config(run, files):
         name: value.shape for name, value in model.state_dict().items()}
 
 
-def test_a_segmentor_with_the_authors_biformer_converts(run, tmp_path):
-    case = filler.load(ROOT / 'tests/data/golden/biformer_backbone.json')
-    theirs = {key: value for key, value in filler.state_dict(case).items() if not key.startswith(('norm.', 'head.'))}
+@pytest.mark.parametrize(('family', 'case', 'theirs', 'ours'), [
+    ('biformer', 'biformer_backbone', 'downsample_layers.0.0.weight', 'stem.0.weight'),
+    ('crossformer', 'crossformer_backbone_224', 'patch_embed.projs.0.weight', 'stem.0.convs.0.weight')])
+def test_a_segmentor_of_the_authors_converts(run, tmp_path, family, case, theirs, ours):
+    state = filler.state_dict(filler.load(ROOT / f'tests/data/golden/{case}.json'))
+    state = {f'backbone.{key}': value for key, value in state.items() if not key.startswith(('norm.', 'head.'))}
     source, target = tmp_path / 'theirs.pth', tmp_path / 'ours.pth'
-    state = {f'backbone.{key}': value for key, value in theirs.items()}
     torch.save({'state_dict': state | {'decode_head.w': torch.ones(2)}}, source)
-    done = run(TOOL, 'biformer', source, target)
-    assert 'renamed backbone.downsample_layers.0.0.weight -> backbone.stem.0.weight' in done.stdout
+    done = run(TOOL, family, source, target)
+    assert f'renamed backbone.{theirs} -> backbone.{ours}' in done.stdout
     written = torch.load(target, weights_only=True)['state_dict']
-    assert torch.equal(written['backbone.stem.0.weight'], theirs['downsample_layers.0.0.weight'])
-    assert len(written) == len(theirs) + 1
+    assert torch.equal(written[f'backbone.{ours}'], state[f'backbone.{theirs}'])
+    assert len(written) == len(state) + 1
 
 
 def test_what_is_wrong_is_one_line_and_writes_nothing(run, files):
