@@ -117,8 +117,9 @@ def grouped_attention(x, qkv, proj, bias, num_heads, interval=1):
 
 
 def centred_convolution(x, weight, bias, stride):
-    """Strided convolution; arguments as in `mmattn.ops.convolution.centred_convolution`."""
-    return F.conv2d(x, weight, bias, stride, (weight.shape[-1] - stride) // 2)
+    """Strided convolution; arguments as in `mmattn.ops.convolution.centred_convolution`. Channels last, its backward
+    pass would be slow beyond measure."""
+    return F.conv2d(x.contiguous(), weight, bias, stride, (weight.shape[-1] - stride) // 2)
 
 
 def neighborhood_attention(q, k, v, table, kernel_size):
