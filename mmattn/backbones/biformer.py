@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, linear_rates, resolve_arch
+from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, init_linear, linear_rates, resolve_arch
 from mmattn.checkpoint.biformer import translate
 from mmattn.layers import MLP, Attention, BiLevelRoutingAttention, DepthwiseMLP, DropPath, LayerNorm2d, layer_scale
 from mmattn.registry import MODELS
@@ -184,8 +184,4 @@ class BiFormer(Pyramid):
             stages=[Stage([Block(spec, kind, next(rates)) for kind in spec.blocks], with_cp) for spec in specs],
             downsamples=[_downsample(stem, *pair) for pair in pairwise(dims)],
             dims=dims, norm_layer=Norm, **pyramid)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linear(self)

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from mmattn.backbones.pyramid import Pyramid, Stage, linear_rates, resolve_arch
+from mmattn.backbones.pyramid import Pyramid, Stage, init_linear, linear_rates, resolve_arch
 from mmattn.checkpoint.crossformer import translate
 from mmattn.layers import (
     MLP,
@@ -162,11 +162,7 @@ class CrossFormer(Pyramid):
             downsamples=[nn.Sequential(LayerNorm2d(a), CrossScaleEmbedding(a, b, downsample_kernel_sizes, 2))
                          for a, b in pairwise(dims)],
             dims=dims, out_norm=out_norm, **pyramid)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linear(self)
 
 
 @MODELS.register_module()

@@ -39,6 +39,15 @@ def linear_rates(last, count):
     return [last * i / max(count - 1, 1) for i in range(count)]
 
 
+def init_linear(model):
+    """Start linear maps with normal weights of standard deviation 0.02 and biases zero."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 class Stage(nn.Module):
     """Blocks one after the other; `with_cp` recomputes each block in the backward pass instead of storing it."""
 
