@@ -8,6 +8,7 @@ from torch import nn
 from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, init_linear, linear_rates, resolve_arch
 from mmattn.checkpoint.biformer import translate
 from mmattn.layers import MLP, Attention, BiLevelRoutingAttention, DepthwiseMLP, DropPath, LayerNorm2d, layer_scale
+from mmattn.layers.checks import check_choice
 from mmattn.registry import MODELS
 
 Norm = partial(LayerNorm2d, eps=1e-6)
@@ -65,11 +66,10 @@ class BiFormerStage:
 
     def feed_forward(self):
         """The MLP of a block."""
+        check_choice('mlp', self.mlp, ('linear', 'depthwise'))
         if self.mlp == 'linear':
             return MLP(self.embed_dims, self.mlp_ratio)
-        if self.mlp == 'depthwise':
-            return DepthwiseMLP(self.embed_dims, self.mlp_ratio, residual=False)
-        raise ValueError(f'mlp={self.mlp!r} is unknown; choose one of linear, depthwise')
+        return DepthwiseMLP(self.embed_dims, self.mlp_ratio, residual=False)
 
 
 class Block(nn.Module):
@@ -100,12 +100,11 @@ class Block(nn.Module):
 
 
 def _stem(kind, in_channels, dims):
+    check_choice('stem', kind, ('convolutional', 'patch'))
     if kind == 'convolutional':
         return nn.Sequential(nn.Conv2d(in_channels, dims // 2, 3, 2, 1), nn.BatchNorm2d(dims // 2), nn.GELU(),
                              nn.Conv2d(dims // 2, dims, 3, 2, 1), nn.BatchNorm2d(dims))
-    if kind == 'patch':
-        return nn.Sequential(PatchConv(in_channels, dims, 4), nn.BatchNorm2d(dims))
-    raise ValueError(f'stem={kind!r} is unknown; choose one of convolutional, patch')
+    return nn.Sequential(PatchConv(in_channels, dims, 4), nn.BatchNorm2d(dims))
 
 
 def _downsample(kind, in_dims, out_dims):

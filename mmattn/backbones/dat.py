@@ -19,6 +19,7 @@ from mmattn.layers import (
     SpatialReductionAttention,
     layer_scale,
 )
+from mmattn.layers.checks import check_choice
 from mmattn.registry import MODELS
 
 
@@ -85,11 +86,10 @@ class DATStage:
         return Block(self, attention, mlp, drop_path_rate)
 
     def _mlp(self, mlp_ratio, drop_rate):
+        check_choice('mlp', self.mlp, ('linear', 'depthwise', 'depthwise_residual'))
         if self.mlp == 'linear':
             return MLP(self.embed_dims, mlp_ratio, drop_rate)
-        if self.mlp in ('depthwise', 'depthwise_residual'):
-            return DepthwiseMLP(self.embed_dims, mlp_ratio, drop_rate, residual=self.mlp == 'depthwise_residual')
-        raise ValueError(f'mlp={self.mlp!r} is unknown; choose one of linear, depthwise, depthwise_residual')
+        return DepthwiseMLP(self.embed_dims, mlp_ratio, drop_rate, residual=self.mlp == 'depthwise_residual')
 
 
 class LocalPerceptionUnit(nn.Conv2d):
@@ -142,15 +142,14 @@ class ConvolutionBlock(nn.Module):
 
 
 def _stem(kind, in_channels, dims, patch_size, pad):
+    check_choice('stem', kind, ('patch', 'overlapping', 'convolutional'))
     if kind == 'patch':
         return nn.Sequential(PatchConv(in_channels, dims, patch_size, pad=pad), LayerNorm2d(dims))
     if kind == 'overlapping':
         return nn.Sequential(nn.Conv2d(in_channels, dims, 7, patch_size, 3), LayerNorm2d(dims))
-    if kind == 'convolutional':
-        stride = patch_size // 2
-        return nn.Sequential(nn.Conv2d(in_channels, dims // 2, 3, stride, 1), LayerNorm2d(dims // 2), nn.GELU(),
-                             nn.Conv2d(dims // 2, dims, 3, stride, 1), LayerNorm2d(dims))
-    raise ValueError(f'stem={kind!r} is unknown; choose one of patch, overlapping, convolutional')
+    stride = patch_size // 2
+    return nn.Sequential(nn.Conv2d(in_channels, dims // 2, 3, stride, 1), LayerNorm2d(dims // 2), nn.GELU(),
+                         nn.Conv2d(dims // 2, dims, 3, stride, 1), LayerNorm2d(dims))
 
 
 def _downsample(kind, in_dims, out_dims, pad):

@@ -1,11 +1,10 @@
 import math
 
-import torch
 from einops import rearrange
 from torch import nn
 
 from mmattn.layers.checks import check_at_least, check_choice, check_divides
-from mmattn.layers.position import DynamicPositionBias
+from mmattn.layers.position import DynamicPositionBias, PositionBiasTable
 from mmattn.layers.projection import split_linear
 from mmattn.ops.attention import attention_in_blocks
 from mmattn.ops.grouped import grouped_attention
@@ -100,25 +99,3 @@ class LongDistanceAttention(ShortDistanceAttention):
 
     def _interval(self, size):
         return math.ceil(max(size) / self.group_size) if self.adaptive_interval else self.interval
-
-
-class PositionBiasTable(nn.Module):
-    """A parameter per head and displacement (Swin, eq. 4); the ablation of the CrossFormer paper.
-
-    Args:
-        group_size (int): side of the largest group.
-        num_heads (int): heads h.
-
-    Shapes:
-        size (gy, gx) of a group -> (h, 2 gy - 1, 2 gx - 1); displacements beyond the table take its border.
-    """
-
-    def __init__(self, group_size, num_heads):
-        super().__init__()
-        self.table = nn.Parameter(torch.empty(num_heads, 2 * group_size - 1, 2 * group_size - 1))
-        nn.init.trunc_normal_(self.table, std=0.02)
-
-    def forward(self, size):
-        last = self.table.shape[-1] // 2
-        y, x = (torch.arange(1 - side, side, device=self.table.device).clamp(-last, last) + last for side in size)
-        return self.table[:, y[:, None], x]

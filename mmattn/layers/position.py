@@ -46,6 +46,28 @@ class DynamicPositionBias(nn.Module):
         return in_float32(self.net, displacement).permute(2, 0, 1)
 
 
+class PositionBiasTable(nn.Module):
+    """A parameter per head and displacement (Swin, eq. 4); the ablation of the CrossFormer paper.
+
+    Args:
+        group_size (int): side of the largest group.
+        num_heads (int): heads h.
+
+    Shapes:
+        size (gy, gx) of a group -> (h, 2 gy - 1, 2 gx - 1); displacements beyond the table take its border.
+    """
+
+    def __init__(self, group_size, num_heads):
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(num_heads, 2 * group_size - 1, 2 * group_size - 1))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, size):
+        last = self.table.shape[-1] // 2
+        y, x = (torch.arange(1 - side, side, device=self.table.device).clamp(-last, last) + last for side in size)
+        return self.table[:, y[:, None], x]
+
+
 class ConditionalPositionEncoding(nn.Module):
     """Adds a normalised 3 x 3 depth-wise convolution of the map to the map (CPE; Chu et al., arXiv:2102.10882).
 

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from mmattn.layers.checks import check_at_least, check_choice, check_divides
 from mmattn.layers.projection import split_linear
+from mmattn.ops.partition import pad_to_size
 from mmattn.ops.routing import region_view, routed_attention, top_routes
 
 KV_SAMPLINGS = ('identity', 'ada_avgpool', 'ada_maxpool', 'avgpool', 'maxpool', 'fracpool', 'conv')
@@ -94,14 +95,14 @@ class BiLevelRoutingAttention(nn.Module):
         size = grid[0] * region[0], grid[1] * region[1]
         real = None
         if self.mask_padding or self.pad == 'after':
-            real = _complete(x.new_ones(1, height, width, 1), size)[..., 0] > 0             # (1, *size)
+            real = pad_to_size(x.new_ones(1, height, width, 1), size)[..., 0] > 0             # (1, *size)
         if self.pad == 'before':
-            x = _complete(x, size)
+            x = pad_to_size(x, size)
         q, k, v = split_linear(self.qkv, x, [self.qk_dims, self.qk_dims, x.shape[-1]])
         if self.mask_padding:
             q, k, v = (t[:, :height, :width] for t in (q, k, v))
         lepe = self.lepe(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, :height, :width] if self.lepe else 0
-        q, k, v = (_complete(t, size) for t in (q, k, v))
+        q, k, v = (pad_to_size(t, size) for t in (q, k, v))
         routes, weights = self._route(q, k, grid, real)
         k, v, mask = self._sample(k, v, grid, real if self.mask_padding else None)
         out = routed_attention(q, k, v, routes, self.num_heads, self.scale, weights, mask)
@@ -177,9 +178,3 @@ class BiLevelRoutingAttention(nn.Module):
         samples = torch.rand(len(kv), 1, 2, device=kv.device) if self.training else kv.new_full((len(kv), 1, 2), 0.5)
         samples = samples.to(kv.dtype).expand(-1, kv.shape[1], -1)
         return lambda t: F.fractional_max_pool2d(t, window, size, _random_samples=samples)
-
-
-def _complete(x, size):
-    """A channels-last map (B, H, W, C) with zeros at the bottom and right until it has `size`."""
-    bottom, right = size[0] - x.shape[1], size[1] - x.shape[2]
-    return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x

@@ -14,7 +14,20 @@ def pad_to_multiple(x, window):
     Returns:
         Tensor: (B, H', W', C); crop `[:, :H, :W]` to undo.
     """
-    bottom, right = (-x.shape[1]) % window[0], (-x.shape[2]) % window[1]
+    return pad_to_size(x, tuple(-(-side // part) * part for side, part in zip(x.shape[1:3], window)))
+
+
+def pad_to_size(x, size):
+    """Zero-pad a channels-last map at the bottom and right.
+
+    Args:
+        x (Tensor): (B, H, W, C).
+        size (tuple[int, int]): (H', W'), at least (H, W).
+
+    Returns:
+        Tensor: (B, H', W', C); crop `[:, :H, :W]` to undo.
+    """
+    bottom, right = size[0] - x.shape[1], size[1] - x.shape[2]
     return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
 
 
@@ -99,11 +112,8 @@ def relative_position_index(window, device=None):
         Tensor: (N, N) int64 for N = height * width tokens; entry (i, j) is the row of a
         ((2 height - 1)(2 width - 1), heads) table that holds the bias of query i and key j.
     """
-    y, x = torch.meshgrid(*(torch.arange(n, device=device) for n in window), indexing='ij')
-    y, x = y.flatten(), x.flatten()
-    dy = y[:, None] - y + window[0] - 1
-    dx = x[:, None] - x + window[1] - 1
-    return dy * (2 * window[1] - 1) + dx
+    sides = [2 * side - 1 for side in window]
+    return relative_bias(torch.arange(sides[0] * sides[1], device=device).view(1, *sides), window)[0]
 
 
 def relative_bias(table, size, queries=slice(None)):
