@@ -13,6 +13,19 @@ def assert_same(ours, plain, inputs, **tolerance):
         torch.testing.assert_close(a, b, **tolerance, msg=lambda message, i=i: f'gradient of input {i}: {message}')
 
 
+def check_pyramid(model, dims, batch, size):
+    """A backbone gives finite maps of the declared shapes for images of `size`, and every parameter a gradient."""
+    x = torch.randn(batch, 3, *size, requires_grad=True)
+    outs = model(x)
+    for i, (out, channels) in enumerate(zip(outs, dims, strict=True)):
+        assert out.shape == (batch, channels, *(-(-side // (4 * 2 ** i)) for side in size))
+        assert out.isfinite().all()
+        assert out.is_contiguous()      # mmcv's RoIAlign reads other layouts wrongly, and says nothing
+    sum(out.square().sum() for out in outs).backward()
+    assert x.grad.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
 class largest_tensor(TorchDispatchMode):
     """Inside this context, `numel` is the size of the largest tensor that any operation gave."""
     numel = 0

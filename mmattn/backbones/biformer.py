@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, init_linear, linear_rates, resolve_arch
+from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, init_linear, linear_rates, resolve_stages
 from mmattn.checkpoint.biformer import translate
 from mmattn.layers import MLP, Attention, BiLevelRoutingAttention, DepthwiseMLP, DropPath, LayerNorm2d, layer_scale
 from mmattn.layers.checks import check_choice
@@ -132,8 +132,8 @@ class BiFormer(Pyramid):
         stem (str | None): 'convolutional' has two 3 x 3 convolutions with stride 2, and one between stages; 'patch'
             embeds patches that do not overlap, completed with zeros. None is 'patch' for 'stl' and 'convolutional'
             for the others.
-        num_windows (int | None): regions along each side of the map in every stage; None leaves what the stages say,
-            7 in the named architectures.
+        num_windows (int | Sequence[int] | None): regions along each side of the map, in all stages or each; None
+            leaves what the stages say, 7 in the named architectures.
         mask_padding (bool | None): leave padding out of routing attention; the published models do not (False). None
             leaves what the stages say.
         drop_path_rate (float): stochastic depth of the last block, rising linearly from 0 at the first.
@@ -169,11 +169,9 @@ class BiFormer(Pyramid):
 
     def __init__(self, arch='tiny', in_channels=3, stem=None, num_windows=None, mask_padding=None, drop_path_rate=0.0,
                  with_cp=False, **pyramid):
-        specs = [BiFormerStage(**stage) for stage in resolve_arch(arch, self.arch_zoo)]
-        for spec in specs:
-            if num_windows is not None:
-                spec.num_windows = num_windows
-            if mask_padding is not None:
+        specs = resolve_stages(arch, self.arch_zoo, BiFormerStage, num_windows=num_windows)
+        if mask_padding is not None:
+            for spec in specs:
                 spec.routing = {**(spec.routing or {}), 'mask_padding': mask_padding}
         stem = stem or ('patch' if arch == 'stl' else 'convolutional')
         dims = [spec.embed_dims for spec in specs]

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from mmattn.backbones.pyramid import Pyramid, Stage, init_linear, linear_rates, resolve_arch
+from mmattn.backbones.pyramid import Pyramid, Stage, init_linear, linear_rates, resolve_stages
 from mmattn.checkpoint.crossformer import translate
 from mmattn.layers import (
     MLP,
@@ -108,9 +108,10 @@ class CrossFormer(Pyramid):
         in_channels (int): channels of the image.
         stem_kernel_sizes (Sequence[int]): of the cross-scale embedding of the image, with stride 4.
         downsample_kernel_sizes (Sequence[int]): of those between stages, with stride 2.
-        group_sizes (Sequence[int] | None): side of a group in each stage; None leaves what the stages say.
-        intervals (Sequence[int] | None): pixels between the tokens of a far group in each stage; None leaves what the
-            stages say.
+        group_sizes (int | Sequence[int] | None): side of a group, in all stages or each; None leaves what the stages
+            say.
+        intervals (int | Sequence[int] | None): pixels between the tokens of a far group, in all stages or each; None
+            leaves what the stages say.
         adaptive_interval (bool | None): see `LongDistanceAttention`; None leaves what the stages say.
         drop_path_rate (float): stochastic depth of the last block, rising linearly from 0 at the first.
         with_cp (bool): recompute blocks in the backward pass instead of storing them.
@@ -145,14 +146,8 @@ class CrossFormer(Pyramid):
     def __init__(self, arch='small', in_channels=3, stem_kernel_sizes=(4, 8, 16, 32), downsample_kernel_sizes=(2, 4),
                  group_sizes=None, intervals=None, adaptive_interval=None, drop_path_rate=0.0, with_cp=False,
                  out_norm=False, **pyramid):
-        specs = [CrossFormerStage(**stage) for stage in resolve_arch(arch, self.arch_zoo)]
-        for i, spec in enumerate(specs):
-            if group_sizes is not None:
-                spec.group_size = group_sizes[i]
-            if intervals is not None:
-                spec.interval = intervals[i]
-            if adaptive_interval is not None:
-                spec.adaptive_interval = adaptive_interval
+        specs = resolve_stages(arch, self.arch_zoo, CrossFormerStage, group_size=group_sizes, interval=intervals,
+                               adaptive_interval=adaptive_interval)
         dims = [spec.embed_dims for spec in specs]
         rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))
         super().__init__(

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, linear_rates, resolve_arch
+from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, linear_rates, resolve_stages
 from mmattn.checkpoint.dat import translate
 from mmattn.layers import (
     MLP,
@@ -221,7 +221,7 @@ class DAT(Pyramid):
     def __init__(self, arch='tiny', in_channels=3, patch_size=4, stem='patch', pad_patches=True, convention='dat',
                  mlp_ratio=4.0, pretrain_img_size=224, drop_rate=0.0, attn_drop_rate=0.0, drop_path_rate=0.0,
                  with_cp=False, **pyramid):
-        specs = [DATStage(**stage) for stage in resolve_arch(arch, self.arch_zoo)]
+        specs = resolve_stages(arch, self.arch_zoo, DATStage)
         dims = [spec.embed_dims for spec in specs]
         rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))
         stages = []

@@ -1,5 +1,6 @@
 """What the backbones share: a stem, stages with a downsampling before each but the first, a norm per output."""
 import re
+from collections.abc import Sequence
 
 import torch
 from mmengine.logging import print_log
@@ -14,24 +15,36 @@ from mmattn.checkpoint.reading import read_checkpoint, state_dict_of
 from mmattn.layers import LayerNorm2d
 
 
-def resolve_arch(arch, presets):
-    """Stages of a named architecture, or the given ones.
+def resolve_stages(arch, presets, record, **overrides):
+    """The stages of a named architecture, or the given ones.
 
     Args:
-        arch (str | Sequence[dict]): a key of `presets`, or one dict per stage.
+        arch (str | Sequence[dict]): a key of `presets`, or the fields of each stage.
         presets (dict[str, Sequence[dict]]): the named architectures.
+        record (type): dataclass of a stage.
+        overrides: a field's value for all stages, or a sequence of one for each; None leaves what the stages say.
 
     Returns:
-        Sequence[dict]
+        list: of `record`.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: the name is unknown, or an override has not one value for each stage.
     """
-    if not isinstance(arch, str):
-        return arch
-    if arch not in presets:
-        raise ValueError(f'arch={arch!r} is unknown; choose one of {", ".join(presets)}, or give a list of stages')
-    return presets[arch]
+    if isinstance(arch, str):
+        if arch not in presets:
+            raise ValueError(f'arch={arch!r} is unknown; choose one of {", ".join(presets)}, or give a list of stages')
+        arch = presets[arch]
+    stages = [record(**stage) for stage in arch]
+    for field, values in overrides.items():
+        if values is None:
+            continue
+        if not isinstance(values, Sequence):
+            values = [values] * len(stages)
+        if len(values) != len(stages):
+            raise ValueError(f'{field} is given for {len(values)} stages of {len(stages)}: {values}')
+        for stage, value in zip(stages, values):
+            setattr(stage, field, value)
+    return stages
 
 
 def linear_rates(last, count):

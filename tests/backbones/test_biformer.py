@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from mmattn.backbones import BiFormer
-from tests.models import SMALL_BI, small_bi
+from tests.compare import check_pyramid
+from tests.models import small_bi
 
 pytestmark = pytest.mark.filterwarnings('ignore:topk=')
 
@@ -11,16 +12,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:topk=')
 @pytest.mark.parametrize('batch', [1, 3])
 @pytest.mark.parametrize('options', [dict(), dict(mask_padding=True), dict(stem='patch')], ids=str)
 def test_any_size_gives_maps_of_the_declared_shapes_and_gradients(size, batch, options):
-    model = small_bi(norm_eval=True, **options).train()
-    x = torch.randn(batch, 3, *size, requires_grad=True)
-    outs = model(x)
-    for i, (out, stage) in enumerate(zip(outs, SMALL_BI, strict=True)):
-        assert out.shape == (batch, stage['embed_dims'], *(-(-side // (4 * 2 ** i)) for side in size))
-        assert out.isfinite().all()
-        assert out.is_contiguous()
-    sum(out.square().sum() for out in outs).backward()
-    assert x.grad.isfinite().all()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    check_pyramid(small_bi(norm_eval=True, **options).train(), [8, 16, 16, 24], batch, size)
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])

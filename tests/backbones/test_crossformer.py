@@ -2,22 +2,14 @@ import pytest
 import torch
 
 from mmattn.backbones import CrossFormer, CrossFormerPlusPlus
-from tests.models import SMALL_CROSS, small_cross
+from tests.compare import check_pyramid
+from tests.models import small_cross
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 40), (31, 2), (37, 53), (97, 131)])
 @pytest.mark.parametrize('batch', [1, 3])
 def test_any_size_gives_maps_of_the_declared_shapes_and_gradients(size, batch):
-    model = small_cross().train()
-    x = torch.randn(batch, 3, *size, requires_grad=True)
-    outs = model(x)
-    for i, (out, stage) in enumerate(zip(outs, SMALL_CROSS, strict=True)):
-        assert out.shape == (batch, stage['embed_dims'], *(-(-side // (4 * 2 ** i)) for side in size))
-        assert out.isfinite().all()
-        assert out.is_contiguous()
-    sum(out.square().sum() for out in outs).backward()
-    assert x.grad.isfinite().all()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    check_pyramid(small_cross().train(), [8, 16, 32, 64], batch, size)
 
 
 @pytest.mark.parametrize(('family', 'arch', 'published'), [
@@ -87,6 +79,7 @@ def test_large_activations_train_in_low_precision(dtype):
 
 @pytest.mark.parametrize(('options', 'message'), [
     (dict(arch='huge'), "arch='huge' is unknown; choose one of tiny, small, base, large, or give a list of stages"),
+    (dict(group_sizes=(7, 7)), r'group_size is given for 2 stages of 4: \(7, 7\)'),
     (dict(arch=[dict(embed_dims=8, num_heads=2, blocks='SD')]), "block 'D' in blocks='SD' is unknown; use S"),
     (dict(arch=[dict(embed_dims=16, num_heads=3, blocks='S')]), 'embed_dims=16 is not divisible by num_heads=3'),
     (dict(stem_kernel_sizes=(3,)), r'kernel_sizes=\(3,\) must be the stride 4 or larger by an even number'),
