@@ -1,11 +1,9 @@
 _base_ = [
-    '../_base_/mmattn.py', 'mmseg::_base_/models/upernet_swin.py', 'mmseg::_base_/datasets/ade20k.py',
+    '../_base_/mmattn.py', '../_base_/models/upernet.py', '../_base_/datasets/ade20k.py',
     '../_base_/schedules/adamw_160k_ade20k.py', 'mmseg::_base_/default_runtime.py'
 ]
 model = dict(
-    data_preprocessor=dict(size=(512, 512)),
-    backbone=dict(_delete_=True, type='mmattn.BiFormer', arch='small', num_windows=8, drop_path_rate=0.3),
-    decode_head=dict(in_channels=[64, 128, 256, 512], num_classes=150),
-    auxiliary_head=dict(in_channels=256, num_classes=150))
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
-train_dataloader = dict(batch_size=2)
+    backbone=dict(type='mmattn.BiFormer', arch='small', num_windows=8, drop_path_rate=0.3),
+    decode_head=dict(in_channels=[64, 128, 256, 512]),
+    auxiliary_head=dict(in_channels=256))
+optim_wrapper = dict(type='AmpOptimWrapper', loss_scale='dynamic')

@@ -1,10 +1,8 @@
 _base_ = [
-    '../_base_/mmattn.py', 'mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::_base_/datasets/coco_instance.py',
+    '../_base_/mmattn.py', '../_base_/models/mask-rcnn.py', 'mmdet::_base_/datasets/coco_instance.py',
     '../_base_/schedules/adamw_1x_coco.py', 'mmdet::_base_/default_runtime.py'
 ]
 model = dict(
-    backbone=dict(_delete_=True, type='mmattn.BiFormer', arch='small', num_windows=16, drop_path_rate=0.2,
-                  norm_eval=True),
+    backbone=dict(type='mmattn.BiFormer', arch='small', num_windows=16, drop_path_rate=0.2, norm_eval=True),
     neck=dict(in_channels=[64, 128, 256, 512]))
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
-train_dataloader = dict(batch_size=2)
+optim_wrapper = dict(type='AmpOptimWrapper', loss_scale='dynamic')

@@ -1,9 +1,8 @@
 _base_ = [
-    '../_base_/mmattn.py', 'mmdet::_base_/models/retinanet_r50_fpn.py', 'mmdet::_base_/datasets/coco_detection.py',
+    '../_base_/mmattn.py', '../_base_/models/retinanet.py', 'mmdet::_base_/datasets/coco_detection.py',
     '../_base_/schedules/adamw_1x_coco.py', 'mmdet::_base_/default_runtime.py'
 ]
 model = dict(
-    backbone=dict(_delete_=True, type='mmattn.CrossFormer', arch='small', drop_path_rate=0.2, out_indices=(1, 2, 3)),
-    neck=dict(in_channels=[192, 384, 768], start_level=0, num_outs=5))
-optim_wrapper = dict(optimizer=dict(weight_decay=1e-4))
-train_dataloader = dict(batch_size=2)
+    backbone=dict(type='mmattn.CrossFormer', arch='small', drop_path_rate=0.2),
+    neck=dict(in_channels=[192, 384, 768]))
+optim_wrapper = dict(optimizer=dict(weight_decay=1e-4), paramwise_cfg=None)

@@ -23,8 +23,5 @@ model = dict(
         rpn_proposal=dict(nms_pre=100, max_per_img=60),
         rcnn=dict(sampler=dict(num=32))),
     test_cfg=dict(rpn=dict(nms_pre=100, max_per_img=60)))
-# No decay for norms and position bias tables.
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0., custom_keys=dict(
-    rpe_table=dict(decay_mult=0.), relative_position_bias_table=dict(decay_mult=0.))))
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))
 randomness = dict(seed=0)

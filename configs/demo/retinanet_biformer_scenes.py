@@ -13,6 +13,5 @@ model = dict(
                    anchor_generator=dict(octave_base_scale=2, strides=[8, 16, 32])))
 val_evaluator = dict(metric='bbox')
 test_evaluator = val_evaluator
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0.))
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))
 randomness = dict(seed=0)

@@ -10,7 +10,4 @@ model = dict(
     backbone={{_base_.small_dat}},
     decode_head=dict(in_channels=[32, 64, 128, 192], channels=64, num_classes=6, norm_cfg=norm_cfg),
     auxiliary_head=dict(in_channels=128, channels=64, num_classes=6, norm_cfg=norm_cfg))
-# No decay for norms and position bias tables.
-optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=0., custom_keys=dict(
-    rpe_table=dict(decay_mult=0.), relative_position_bias_table=dict(decay_mult=0.))))
 randomness = dict(seed=0)

@@ -1,7 +1,5 @@
-# ADE20K, test images stretched to multiples of 32 pixels: where convolutions of several sizes share a stride, the
-# published models were tested so.
-_base_ = 'mmseg::_base_/datasets/ade20k.py'
-
+# ADE20K, test images stretched to multiples of 32 pixels, as some of the published models were tested.
+_base_ = 'ade20k.py'
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
@@ -14,10 +12,11 @@ test_dataloader = val_dataloader
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='TestTimeAug', transforms=[
-        [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
+        [dict(type='Resize', scale=(int(2048 * ratio), int(512 * ratio)), keep_ratio=True)
+         for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
+        [dict(type='ResizeToMultiple', size_divisor=32)],
         [dict(type='RandomFlip', prob=0., direction='horizontal'),
          dict(type='RandomFlip', prob=1., direction='horizontal')],
-        [dict(type='ResizeToMultiple', size_divisor=32)],
         [dict(type='LoadAnnotations', reduce_zero_label=True)],
         [dict(type='PackSegInputs')],
     ])

@@ -1,4 +1,5 @@
 # 5 epochs of generated scenes from scratch, AdamW, linear warm-up of 100 iterations, cosine decay, 8 images a step.
+_base_ = 'no_decay.py'
 max_epochs = 5
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 val_cfg = dict(type='ValLoop')
@@ -10,5 +11,5 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05),
-    clip_grad=dict(max_norm=5.0))
+    paramwise_cfg={{_base_.no_decay}}, clip_grad=dict(max_norm=5.0))
 auto_scale_lr = dict(enable=False, base_batch_size=8)

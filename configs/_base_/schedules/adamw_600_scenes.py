@@ -1,4 +1,5 @@
 # 600 iterations of generated scenes from scratch, AdamW, linear warm-up of 100, cosine decay, 8 images a step.
+_base_ = 'no_decay.py'
 max_iters = 600
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
@@ -9,7 +10,7 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type='OptimWrapper', optimizer=dict(type='AdamW', lr=5e-4, betas=(0.9, 0.999), weight_decay=0.01),
-    clip_grad=dict(max_norm=5.0))
+    paramwise_cfg={{_base_.no_decay}}, clip_grad=dict(max_norm=5.0))
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=25, log_metric_by_epoch=False),

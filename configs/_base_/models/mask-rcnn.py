@@ -1,0 +1,2 @@
+_base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
+model = dict(backbone=dict(_delete_=True))

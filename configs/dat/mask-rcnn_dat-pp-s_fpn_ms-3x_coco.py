@@ -1,0 +1,4 @@
+_base_ = 'mask-rcnn_dat-pp-t_fpn_ms-3x_coco.py'
+model = dict(
+    backbone=dict(arch='small', drop_path_rate=0.5),
+    neck=dict(in_channels=[96, 192, 384, 768]))

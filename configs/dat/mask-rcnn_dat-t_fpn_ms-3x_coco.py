@@ -1,0 +1,7 @@
+_base_ = [
+    '../_base_/mmattn.py', '../_base_/models/mask-rcnn.py', '../_base_/datasets/coco_instance_ms.py',
+    '../_base_/schedules/adamw_3x_coco.py', 'mmdet::_base_/default_runtime.py'
+]
+model = dict(
+    backbone=dict(type='mmattn.DAT', arch='tiny', drop_path_rate=0.3),
+    neck=dict(in_channels=[96, 192, 384, 768]))
