@@ -28,12 +28,17 @@ def run(main):
         sys.exit(2)
 
 
-def add_common_options(parser):
-    """The options that mmdet's and mmseg's own scripts share."""
+def add_config(parser):
+    """A config file and what to change of it."""
     from mmengine.config import DictAction
     parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='where logs and checkpoints go; default work_dirs/<name of the config>')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help=CFG_OPTIONS_HELP)
+
+
+def add_common_options(parser):
+    """The options that mmdet's and mmseg's own scripts share."""
+    add_config(parser)
+    parser.add_argument('--work-dir', help='where logs and checkpoints go; default work_dirs/<name of the config>')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='how several processes were started')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by older launchers')
@@ -61,11 +66,17 @@ def read_config(path):
         raise UsageError(f'{path} cannot be read: {error}') from error
 
 
+def changed_config(args):
+    """Read the config that the options name, and apply --cfg-options."""
+    cfg = read_config(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    return cfg
+
+
 def load_config(args):
     """Read the config that the options name, apply them, choose the work directory."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = read_config(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    cfg = changed_config(args)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     return cfg
@@ -143,6 +154,20 @@ def check_pretrained(node):
     elif isinstance(node, (list, tuple)):
         for value in node:
             check_pretrained(value)
+
+
+def build_model(cfg):
+    """Build the model of a config alone.
+
+    Raises:
+        UsageError: a class refused its arguments or is not registered.
+    """
+    from mmengine.registry import MODELS, DefaultScope
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            return MODELS.build(cfg.model)
+    except (ValueError, KeyError, ImportError) as error:
+        raise UsageError(error.args[0] if error.args else error) from error
 
 
 def build_runner(cfg):

@@ -10,7 +10,7 @@ from common import UsageError, add_common_options, build_runner, check_checkpoin
 def parse_args():
     parser = argparse.ArgumentParser(description='Test a detector or a segmentor; print COCO AP or mIoU.')
     add_common_options(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help="checkpoint file, ours or the authors'")
     parser.add_argument('--out', metavar='FILE.pkl|DIR',
                         help='write the predictions: a pickle of all, or for segmentation a folder of label maps')
     parser.add_argument('--show-dir', metavar='DIR', help='write a picture of each prediction beside the ground truth')
@@ -65,19 +65,35 @@ def write_predictions(cfg, out):
         raise UsageError(f'--out {out}: detections go to one file, name it .pkl or .pickle')
 
 
+def load_weights(runner, checkpoint):
+    """Load a checkpoint, ours or the authors', that has every parameter of the model and no other.
+
+    Raises:
+        UsageError: it does not.
+    """
+    try:
+        runner.load_checkpoint(checkpoint, strict=True)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split()).partition('The model and loaded state dict do not match exactly ')[2]
+        if not reason:
+            raise
+        raise UsageError(f'{checkpoint} is not of this model: {reason[:300]}{"…" * (len(reason) > 300)}') from error
+
+
 def main():
     args = parse_args()
     cfg = load_config(args)
     check_data(cfg, 'test')
     check_checkpoint(args.checkpoint)
-    cfg.load_from = args.checkpoint
     if args.show_dir:
         draw_into(cfg, args.show_dir)
     if args.tta:
         use_tta(cfg)
     if args.out:
         write_predictions(cfg, args.out)
-    metrics = build_runner(cfg).test()
+    runner = build_runner(cfg)
+    load_weights(runner, args.checkpoint)
+    metrics = runner.test()
     if not metrics:
         print('no figures: the model predicted nothing above its score threshold')
     print(*(f'{name} {value:.3f}' for name, value in metrics.items() if isinstance(value, Real)), sep='\n')

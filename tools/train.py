@@ -45,15 +45,28 @@ def describe_batch(cfg):
     return f'{line}; the recipe assumes {base}, the learning rate is {action} by {batch / base:g}'
 
 
+def choose_precision(cfg, wanted):
+    """Mixed precision if it is `wanted`, or if the recipe has it and there is a GPU.
+
+    Raises:
+        UsageError: it is wanted, and there is no GPU.
+    """
+    import torch
+    if wanted and not torch.cuda.is_available():
+        raise UsageError('--amp needs a GPU, and torch sees none')
+    if wanted:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    elif cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+        print('no GPU: float32 instead of the mixed precision of the recipe', flush=True)
+        cfg.optim_wrapper = {key: value for key, value in cfg.optim_wrapper.items()
+                             if key not in ('loss_scale', 'dtype')} | {'type': 'OptimWrapper'}
+
+
 def main():
     args = parse_args()
     cfg = load_config(args)
-    if args.amp:
-        import torch
-        if not torch.cuda.is_available():
-            raise UsageError('--amp needs a GPU, and torch sees none')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    choose_precision(cfg, args.amp)
     if args.auto_scale_lr:
         if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
             raise UsageError(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmattn.checkpoint.convert import load_backbone
+from mmattn.checkpoint.convert import load_backbone, translate_on_load
 from mmattn.checkpoint.reading import read_checkpoint, state_dict_of
 from mmattn.layers import LayerNorm2d
 
@@ -102,7 +102,9 @@ class PatchConv(nn.Conv2d):
 class Pyramid(BaseModule):
     """Base of the backbones: (B, 3, H, W) images in, one map per chosen stage out.
 
-    Stages behind the last of `out_indices` are not built, so that every parameter gets a gradient.
+    Stages behind the last of `out_indices` are not built, so that every parameter gets a gradient. Wherever parameters
+    are loaded, those of the authors' files are taken too, in a whole detector or segmentor as well; those of another
+    architecture raise `CheckpointError`.
 
     Args:
         stem (nn.Module): image -> input of the first stage.
@@ -141,6 +143,7 @@ class Pyramid(BaseModule):
         self.stages = nn.ModuleList(stages[:out_indices[-1] + 1])
         self.downsamples = nn.ModuleList(downsamples[:out_indices[-1]])
         self.norms = nn.ModuleDict({str(i): norm_layer(dims[i]) if out_norm else nn.Identity() for i in out_indices})
+        self.register_load_state_dict_pre_hook(translate_on_load)
         self._freeze()
 
     def forward(self, x):

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from mmattn.checkpoint.reading import CheckpointError
 
 BACKBONE = 'backbone.'
+PARTS = 'stem', 'stages', 'downsamples', 'norms'       # of our backbones; authors' files have others, too
 
 
 @dataclass
@@ -146,8 +147,24 @@ def load_backbone(model, state, translate):
     """
     if any(key.startswith(BACKBONE) for key in state):
         state = {key.removeprefix(BACKBONE): value for key, value in state.items() if key.startswith(BACKBONE)}
-    ours = any(name.startswith('stem.') for name in state)
-    conversion = Conversion(dict(state)) if ours else convert(state, translate)
+    conversion = convert(state, translate) if is_foreign(state) else Conversion(dict(state))
     fit(conversion, model, model.left_out)
     model.load_state_dict(conversion.state, strict=False)
     return conversion
+
+
+def is_foreign(names):
+    """Whether these are not (all) parameters of a backbone of ours."""
+    return any(name.partition('.')[0] not in PARTS for name in names)
+
+
+def translate_on_load(model, state, prefix, *_):
+    """Pre-hook of `load_state_dict`: where the backbone's parameters are the authors', replace them by ours."""
+    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not is_foreign(own):
+        return
+    conversion = convert(own, model.translate)
+    fit(conversion, model, model.left_out)
+    for name in own:
+        del state[prefix + name]
+    state.update({prefix + name: value for name, value in conversion.state.items()})

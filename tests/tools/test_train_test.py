@@ -7,8 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmattn.datasets import scenes
+from mmattn.registry import MODELS
+from tests.checkpoint.test_convert import authors
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -68,6 +71,28 @@ def test_segmentation_writes_label_maps_and_tta_runs(run, data, tmp_path):
     run(ROOT / 'tools/test.py', ROOT / SEG, (tmp_path / 'last_checkpoint').read_text(), '--work-dir', tmp_path,
         '--tta', '--out', tmp_path / 'maps', *options)
     assert len(list((tmp_path / 'maps').glob('*.png'))) == 4
+
+
+def test_the_authors_file_gives_the_same_figures(run, one_line, data, tmp_path):
+    options = ['--cfg-options', *overrides(data, SEG)]
+    run('tools/train.py', SEG, '--work-dir', tmp_path, *options)
+    ours = (tmp_path / 'last_checkpoint').read_text()
+    state = torch.load(ours, weights_only=False)['state_dict']
+    with torch.device('meta'):
+        backbone = MODELS.build(Config.fromfile(SEG).model.backbone)
+    backbone.load_state_dict({name.removeprefix('backbone.'): value for name, value in state.items()
+                              if name.startswith('backbone.')}, assign=True)
+    theirs = {f'backbone.{name}': value for name, value in authors(backbone).items()}
+    heads = {name: value for name, value in state.items() if not name.startswith('backbone.')}
+    torch.save({'meta': {'CLASSES': ('background',)}, 'state_dict': {**theirs, **heads}}, tmp_path / 'theirs.pth')
+    figures = [re.findall(r'^(?:aAcc|mIoU|mAcc) .*$', run('tools/test.py', SEG, path, '--work-dir', tmp_path,
+                                                          *options).stdout, re.MULTILINE)
+               for path in (ours, tmp_path / 'theirs.pth')]
+    assert figures[0] == figures[1] != []
+    for part, reason in ((theirs, 'missing keys'), ({**theirs, 'neck.weight': torch.zeros(1), **heads}, 'unexpected'),
+                         (authors(backbone), 'unexpected'), ({'backbone.conv1.weight': torch.zeros(1)}, 'family')):
+        torch.save({'state_dict': part}, tmp_path / 'other.pth')
+        assert reason in one_line('tools/test.py', SEG, tmp_path / 'other.pth', '--work-dir', tmp_path, *options)
 
 
 @pytest.fixture
@@ -193,3 +218,24 @@ runpy.run_path('tools/train.py', run_name='__main__')
     line = one_line('-c', without_mmdet, RETINANET)
     assert line.endswith("mmattn needs mmdet for this; install 'mmattn[onedl]' (maintained packages) or "
                          "'mmattn[openmmlab]' (classic packages).")
+
+
+@pytest.mark.parametrize('gpu', [False, True])
+def test_mixed_precision_needs_a_gpu(monkeypatch, capsys, gpu):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    recipe = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(lr=1))))
+    train.choose_precision(recipe, wanted=False)
+    if gpu:
+        assert recipe.optim_wrapper.type == 'AmpOptimWrapper'
+    else:
+        assert recipe.optim_wrapper == dict(type='OptimWrapper', optimizer=dict(lr=1))
+        assert 'no GPU: float32' in capsys.readouterr().out
+    plain = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
+    train.choose_precision(plain, wanted=False)
+    assert plain.optim_wrapper.type == 'OptimWrapper'
+    if gpu:
+        train.choose_precision(plain, wanted=True)
+        assert plain.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale='dynamic')
+    else:
+        with pytest.raises(common.UsageError, match='--amp needs a GPU'):
+            train.choose_precision(plain, wanted=True)
