@@ -94,7 +94,7 @@ def check_data(cfg, *splits):
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
-        for key, dataset in _datasets(loader, f'{split}_dataloader') if loader else ():
+        for key, dataset in datasets_below(loader, f'{split}_dataloader') if loader else ():
             root = dataset.get('data_root') or ''
             wanted = {'ann_file': dataset.get('ann_file')}
             wanted.update({f'data_prefix.{k}': v for k, v in (dataset.get('data_prefix') or {}).items()})
@@ -106,15 +106,15 @@ def check_data(cfg, *splits):
             _check_exists(f'{split}_evaluator.ann_file', evaluator.get('ann_file'), '')
 
 
-def _datasets(node, key):
+def datasets_below(node, key):
     """Every innermost dataset below a dataloader, with its key in the config."""
     for name in ('dataset', 'datasets'):
         inner = node.get(name)
         if isinstance(inner, dict):
-            yield from _datasets(inner, f'{key}.{name}')
+            yield from datasets_below(inner, f'{key}.{name}')
         elif inner:
             for i, one in enumerate(inner):
-                yield from _datasets(one, f'{key}.{name}.{i}')
+                yield from datasets_below(one, f'{key}.{name}.{i}')
     if not node.get('dataset') and not node.get('datasets'):
         yield key, node
 

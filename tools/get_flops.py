@@ -7,6 +7,7 @@ has 1000 proposals in its box heads and 100 in its mask heads, RoIAlign not coun
 but nothing to do in inference.
 """
 import argparse
+import math
 import os
 from dataclasses import astuple, dataclass
 from unittest.mock import patch
@@ -56,12 +57,12 @@ def count_model(cfg, shape=None):
         x = torch.empty(1, 3, *shape)
         for name in ('backbone', 'neck', 'rpn_head', 'bbox_head', 'decode_head'):
             if getattr(model, name, None) is not None:
-                out, count = _count_call(getattr(model, name), x)
+                out, count = count_call(getattr(model, name), x)
                 counts[name] += count
                 if name in ('backbone', 'neck'):
                     x = out
         for head, rois in _roi_heads(getattr(model, 'roi_head', None)):
-            counts['roi_head'] += _count_call(head, rois)[1]
+            counts['roi_head'] += count_call(head, rois)[1]
     return counts
 
 
@@ -79,7 +80,7 @@ def _roi_heads(roi_head):
             yield head, torch.empty(number, extractor.out_channels, *size)
 
 
-def _count_call(module, x):
+def count_call(module, x):
     """Call a module; returns what it gives, and the Count of what it does, without its parameters."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -102,8 +103,9 @@ def _count_call(module, x):
                   flops['Global'].get(aten.grid_sampler_2d, 0))
     for name, (layer, seen) in neighborhoods.items():
         # Tiles of queries share their keys: each query uses those of its own window.
-        window = min(layer.kernel_size, seen.shape[2]) * min(layer.kernel_size, seen.shape[3])
-        extra = 4 * seen.numel() * window - flops[f'{type(module).__name__}.{name}'][aten.bmm]
+        sides = [layer.kernel_size if layer.pad_small else min(layer.kernel_size, side) for side in seen.shape[2:]]
+        ran = flops['.'.join(filter(None, (type(module).__name__, name)))][aten.bmm]
+        extra = 4 * seen.numel() * math.prod(sides) - ran
         count += Count(0, extra, extra, 0)
     return out, Count(*(n // 2 for n in astuple(count)))
 

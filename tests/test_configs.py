@@ -1,0 +1,202 @@
+"""Every config: what its name says, what the papers say, and that it builds and runs."""
+import json
+import re
+import sys
+from copy import deepcopy
+from fnmatch import fnmatch
+from functools import cache
+
+import pytest
+import torch
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+
+from mmattn.datasets import scenes
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / 'tools'))
+import train
+
+import common
+
+NAMES = sorted(f'{path.parent.name}/{path.stem}' for folder in ('dat', 'crossformer', 'biformer')
+               for path in (ROOT / 'configs' / folder).glob('*.py'))
+CONFIGS = pytest.mark.parametrize('name', NAMES)
+DETECTORS = {'retinanet': 'RetinaNet', 'mask-rcnn': 'MaskRCNN', 'cascade-mask-rcnn': 'CascadeRCNN'}
+HEADS = {'fpn': 'FPNHead', 'upernet': 'UPerHead'}
+TYPES = {'dat': 'DAT', 'dat-pp': 'DATPlusPlus', 'crossformer': 'CrossFormer', 'crossformer-pp': 'CrossFormerPlusPlus',
+         'biformer': 'BiFormer'}
+SIZES = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
+
+
+@cache
+def parsed(name):
+    return Config.fromfile(ROOT / 'configs' / f'{name}.py')
+
+
+def config(name):
+    return deepcopy(parsed(name))
+
+
+@CONFIGS
+def test_a_config_does_what_its_name_says(name):
+    cfg, (folder, stem) = config(name), name.split('/')
+    backbone = cfg.model.backbone
+    found = re.fullmatch(r'(?P<head>[a-z-]+)_(?P<model>[a-z-]+)-(?P<size>.)_fpn_(ms-)?(?P<epochs>[13])x_coco', stem)
+    if found:
+        assert cfg.default_scope == 'mmdet'
+        assert cfg.model.type == DETECTORS[found['head']]
+        assert cfg.train_cfg.max_epochs == 12 * int(found['epochs']) == cfg.param_scheduler[1].end
+        assert cfg.param_scheduler[1].milestones == {1: [8, 11], 3: [27, 33]}[int(found['epochs'])]
+        multiscale = 'RandomChoice' in str(cfg.train_dataloader.dataset.pipeline)
+        assert multiscale == ('ms-3x' in stem or found['model'] == 'dat-pp')
+    else:
+        found = re.fullmatch(r'(?P<model>[a-z-]+)-(?P<size>.)_(?P<head>[a-z]+)_8xb(?P<batch>\d)-(?P<kilo>\d+)k_'
+                             'ade20k-512x512', stem)
+        assert cfg.default_scope == 'mmseg'
+        assert cfg.model.decode_head.type == HEADS[found['head']]
+        assert cfg.train_cfg.max_iters == 1000 * int(found['kilo']) == cfg.param_scheduler[-1].end
+        assert 8 * cfg.train_dataloader.batch_size == 8 * int(found['batch']) == cfg.auto_scale_lr.base_batch_size
+        assert tuple(cfg.model.data_preprocessor.size) == (512, 512)
+    assert backbone.type == f"mmattn.{TYPES[found['model']]}"
+    assert folder in found['model']
+    assert backbone.arch == SIZES[found['size']]
+
+
+# As published: learning rate, weight decay, whether norms decay, images a step, mixed precision.
+RECIPES = {
+    r'dat/.*_dat-[tsb]_fpn_.*_coco': (1e-4, 0.05, False, 16, False),
+    r'dat/retinanet_dat-pp-.*': (2e-4, 0.05, False, 64, True),
+    r'dat/(mask-rcnn_dat-pp|cascade-mask-rcnn_dat-pp-t).*': (4e-4, 0.05, False, 64, True),
+    r'dat/cascade-mask-rcnn_dat-pp-[sb].*': (4e-4, 0.05, False, 64, False),
+    r'dat/dat.*_fpn_.*': (2e-4, 1e-4, False, 32, False),
+    r'dat/(dat-[tsb]|dat-pp-b)_upernet_.*': (6e-5, 0.01, False, 16, False),
+    r'dat/dat-pp-[ts]_upernet_.*': (6e-5, 0.01, False, 16, True),
+    r'crossformer/.*_coco': (1e-4, 1e-4, True, 16, False),
+    r'crossformer/cross.*_fpn_.*': (1e-4, 1e-4, True, 16, False),
+    r'crossformer/cross.*_upernet_.*': (6e-5, 0.01, False, 16, False),
+    r'biformer/retinanet_.*': (1e-4, 1e-4, True, 16, True),
+    r'biformer/mask-rcnn_.*': (1e-4, 0.05, False, 16, True),
+    r'biformer/bi.*_fpn_.*': (2e-4, 1e-4, True, 32, True),
+    r'biformer/bi.*_upernet_.*': (6e-5, 0.01, False, 16, True),
+}
+DROP_PATH = {
+    'dat/*dat-pp-t*_1x*': 0.0, 'dat/*dat-pp-s*_1x*': 0.1, 'dat/retinanet_dat-pp-t*3x*': 0.2,
+    'dat/mask-rcnn_dat-pp-t*3x*': 0.3, 'dat/cascade*dat-pp-t*3x*': 0.1, 'dat/*_dat-pp-s*3x*': 0.5,
+    'dat/cascade*dat-pp-b*3x*': 0.8, 'dat/dat-pp-[ts]_fpn*': 0.4, 'dat/dat-pp-b_fpn*': 0.7,
+    'dat/dat-pp-t_upernet*': 0.3, 'dat/dat-pp-s_upernet*': 0.5, 'dat/dat-pp-b_upernet*': 0.7,
+    'crossformer/*-s_*': 0.2, 'crossformer/*-b_*': 0.3, 'crossformer/*-l_*': 0.5,
+    'biformer/*-s_fpn*_coco': 0.2, 'biformer/*-b_fpn*_coco': 0.3, 'biformer/biformer-s_fpn*': 0.15,
+    'biformer/biformer-b_fpn*': 0.3, 'biformer/biformer-s_upernet*': 0.3, 'biformer/biformer-b_upernet*': 0.4,
+}
+
+
+@CONFIGS
+def test_a_recipe_is_the_published_one(name):
+    (lr, decay, norms_decay, batch, mixed), = [recipe for pattern, recipe in RECIPES.items()
+                                               if re.fullmatch(pattern, name)]
+    cfg = config(name)
+    assert (cfg.optim_wrapper.type == 'AmpOptimWrapper') == mixed
+    assert cfg.auto_scale_lr.base_batch_size == batch
+    assert not mixed or cfg.optim_wrapper.loss_scale == 'dynamic'
+    cfg.optim_wrapper = {**cfg.optim_wrapper, 'type': 'OptimWrapper'}
+    cfg.optim_wrapper.pop('loss_scale', None)
+    with torch.device('meta'):
+        model = common.build_model(cfg)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    assert {group['lr'] for group in groups} == {lr}
+    decays = {id(p): group['weight_decay'] for group in groups for p in group['params']}
+    for module in model.modules():
+        is_norm = isinstance(module, (torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm))
+        for key, p in module.named_parameters(recurse=False):
+            free = not norms_decay and (is_norm or key in ('rpe_table', 'relative_position_bias_table'))
+            assert decays[id(p)] == (0 if free else decay), (type(module), key)
+
+
+@CONFIGS
+def test_stochastic_depth_is_the_published_one(name):
+    for pattern, rate in DROP_PATH.items():
+        if fnmatch(name, pattern):
+            assert config(name).model.backbone.get('drop_path_rate', 0.0) == rate
+            return
+    assert re.search(r'dat-[tsb]_', name)       # not published; that of DAT++ of the same size
+
+
+def test_windows_of_biformer_and_groups_of_crossformer_are_the_published_ones():
+    for name in NAMES:
+        backbone = config(name).model.backbone
+        if 'biformer' in name:
+            assert backbone.num_windows == (16 if name.endswith('coco') else 8)
+        if 'crossformer-pp' in name:
+            assert (backbone.group_sizes, backbone.intervals) == (7, (8, 4, 2, 1))
+        if 'crossformer-l' in name:
+            assert (backbone.get('group_sizes') == (14, 14, 7, 7)) == ('_fpn_' in name)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Two small images with COCO boxes and masks of five of its classes, and ADE20K labels."""
+    names = CocoDataset.METAINFO['classes']
+    root = tmp_path_factory.mktemp('data')
+    scenes.write(root, {'training': 2, 'validation': 1})
+    for path in (root / 'annotations').glob('*.json'):
+        content = json.loads(path.read_text())
+        content['categories'] = [dict(id=i, name=name) for i, name in enumerate(names, 1)]
+        path.write_text(json.dumps(content))
+    return root
+
+
+def shrink(node):
+    """Reduce the image sizes of a pipeline or preprocessor in place."""
+    if isinstance(node, dict):
+        if 'scale' in node:
+            node['scale'] = (96, 64)
+        if 'scales' in node:
+            node['scales'] = [(96, 64), (80, 72)]
+        if 'crop_size' in node:
+            node['crop_size'] = (64, 64)
+        for value in node.values():
+            shrink(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            shrink(value)
+
+
+@pytest.mark.slow
+@CONFIGS
+def test_one_training_step_and_one_test_step(name, data, tmp_path):
+    cfg = config(name)
+    coco = cfg.default_scope == 'mmdet'
+    for split, folder in (('train', 'training'), ('val', 'validation'), ('test', 'validation')):
+        loader = cfg[f'{split}_dataloader']
+        loader.update(num_workers=0, persistent_workers=False, batch_size=2 if split == 'train' else 1)
+        shrink(loader.dataset.pipeline)
+        paths = (dict(data_root=str(data), ann_file=f'annotations/instances_{folder}.json',
+                      data_prefix=dict(img=f'images/{folder}')) if coco else
+                 dict(data_root=str(data), img_suffix='.png',
+                      data_prefix=dict(img_path=f'images/{folder}', seg_map_path=f'annotations/{folder}')))
+        loader.dataset.update(paths)
+    if coco:
+        cfg.train_dataloader.dataset.filter_cfg = dict(filter_empty_gt=False, min_size=0)
+        cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = str(data / 'annotations/instances_validation.json')
+        for stage in (cfg.model.test_cfg, cfg.model.test_cfg.get('rcnn', {})):
+            if 'score_thr' in stage:        # a model that has learned nothing predicts nothing above the usual one
+                stage.score_thr = 0
+    else:
+        cfg.model.data_preprocessor.size = (64, 64)
+    loop = 'mmengine.IterBasedTrainLoop'
+    cfg.train_cfg = dict(type=loop, max_iters=1, val_interval=10)
+    cfg.param_scheduler = cfg.param_scheduler[:1]
+    cfg.log_processor = dict(by_epoch=False)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=-1, save_last=False)
+    cfg.work_dir, cfg.launcher = str(tmp_path), 'none'
+    train.choose_precision(cfg, wanted=False)
+    runner = common.build_runner(cfg)
+    before = {key: value.clone() for key, value in runner.model.state_dict().items()}
+    runner.train()
+    changed = {key for key, value in runner.model.state_dict().items() if not torch.equal(value, before[key])}
+    assert any(key.startswith('backbone.stages.0') for key in changed)
+    assert all(value.isfinite().all() for value in runner.model.state_dict().values())
+    metrics = runner.test()
+    assert ('coco/bbox_mAP' if coco else 'mIoU') in metrics
