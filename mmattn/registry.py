@@ -12,4 +12,5 @@ from mmengine.registry import Registry  # noqa: E402
 
 mend_config_lookup()
 
-MODELS = Registry('model', parent=mmengine_registry.MODELS, scope='mmattn', locations=['mmattn.backbones'])
+MODELS = Registry('model', parent=mmengine_registry.MODELS, scope='mmattn',
+                  locations=['mmattn.backbones', 'mmattn.necks'])

@@ -21,9 +21,13 @@ def check_pyramid(model, dims, batch, size):
         assert out.shape == (batch, channels, *(-(-side // (4 * 2 ** i)) for side in size))
         assert out.isfinite().all()
         assert out.is_contiguous()      # mmcv's RoIAlign reads other layouts wrongly, and says nothing
+    check_trains(outs, [x, *model.parameters()])
+
+
+def check_trains(outs, tensors):
+    """Every tensor gets a finite gradient from outs."""
     sum(out.square().sum() for out in outs).backward()
-    assert x.grad.isfinite().all()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert all(t.grad is not None and t.grad.isfinite().all() for t in tensors)
 
 
 class largest_tensor(TorchDispatchMode):

@@ -1,0 +1,6 @@
+"""The attention layers in other networks: on the levels of a pyramid, or inside a backbone's blocks."""
+from mmattn import registry  # noqa: F401  first, for its one clear error where MMEngine is missing
+from mmattn.necks.attention import AttentionNeck, AttentionPlugin
+from mmattn.necks.cross_scale import CrossScaleNeck
+
+__all__ = ['AttentionNeck', 'AttentionPlugin', 'CrossScaleNeck']

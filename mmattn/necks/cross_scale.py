@@ -1,0 +1,77 @@
+from mmengine.model import BaseModule
+from torch import nn
+from torch.nn import functional as F
+
+from mmattn.layers import CrossScaleEmbedding
+from mmattn.necks.attention import AttentionPlugin, check_maps
+from mmattn.registry import MODELS
+
+
+@MODELS.register_module()
+class CrossScaleNeck(BaseModule):
+    """A pyramid whose levels blend with those above and below: each is the sum of its own projection, a cross-scale
+    embedding of the finer level and the enlarged coarser one, followed by short and long distance attention.
+
+    Cross-scale embedding and the two kinds of attention are CrossFormer's (Wang et al., ICLR 2022, sections 3.1 and
+    3.2), which it has in a backbone; it takes the place of an FPN or follows one.
+
+    Args:
+        in_channels (Sequence[int]): channels of every level, the finest first; each level has half the sides of the
+            one before it.
+        out_channels (int): channels of every level that it gives.
+        num_heads (int): heads of attention, must divide `out_channels`.
+        group_size (int): side of a group in tokens.
+        intervals (Sequence[int] | None): pixels between the tokens of a far group on each level; None starts with 8 on
+            the finest and halves.
+        kernel_sizes (Sequence[int]): of the cross-scale embeddings, with stride 2.
+        mlp_ratio (float): hidden channels of the MLP / channels; 0 for no MLP.
+        num_outs (int | None): maps that it gives; those behind the levels are the last one halved again and again.
+            None gives the levels.
+        init_cfg (dict | None): initialization as MMEngine describes it.
+
+    Shapes:
+        one (B, in_channels[i], H / 2^i, W / 2^i) for every level -> a tuple of `num_outs` maps with `out_channels`.
+
+    Raises:
+        ValueError: fewer `num_outs` than levels, another number of `intervals` than levels, other maps than
+            `in_channels` says, heads or kernels that do not fit.
+    """
+
+    def __init__(self, in_channels, out_channels=256, num_heads=8, group_size=7, intervals=None, kernel_sizes=(2, 4),
+                 mlp_ratio=0.0, num_outs=None, init_cfg=None):
+        super().__init__(init_cfg)
+        self.in_channels = tuple(in_channels)
+        count = len(self.in_channels)
+        self.num_outs = count if num_outs is None else num_outs
+        if self.num_outs < count:
+            raise ValueError(f'num_outs={num_outs} is less than the {count} levels of in_channels={self.in_channels}')
+        intervals = [max(8 >> i, 1) for i in range(count)] if intervals is None else intervals
+        if len(intervals) != count:
+            raise ValueError(f'intervals={tuple(intervals)} are not one for each of {count} levels')
+        self.projections = nn.ModuleList(nn.Conv2d(channels, out_channels, 1) for channels in self.in_channels)
+        self.embeddings = nn.ModuleList(CrossScaleEmbedding(out_channels, out_channels, kernel_sizes, 2)
+                                        for _ in self.in_channels[1:])
+        attention = dict(num_heads=num_heads, group_size=group_size)
+        self.blocks = nn.ModuleList(
+            AttentionPlugin(out_channels, [dict(type='ShortDistanceAttention', **attention),
+                                           dict(type='LongDistanceAttention', interval=interval, **attention)],
+                            mlp_ratio=mlp_ratio) for interval in intervals)
+
+    def forward(self, maps):
+        check_maps(maps, self.in_channels)
+        maps = [projection(x) for projection, x in zip(self.projections, maps)]
+        outs = []
+        for i, x in enumerate(maps):
+            size = x.shape[2:]
+            if i:
+                x = x + _resized(self.embeddings[i - 1](maps[i - 1]), size)
+            if i + 1 < len(maps):
+                x = x + _resized(maps[i + 1], size)
+            outs.append(self.blocks[i](x))
+        while len(outs) < self.num_outs:
+            outs.append(F.max_pool2d(outs[-1], 1, 2))
+        return tuple(outs)
+
+
+def _resized(x, size):
+    return x if x.shape[2:] == size else F.interpolate(x, size, mode='nearest')
