@@ -36,6 +36,7 @@ class AttentionPlugin(BaseModule):
         in_channels (int): channels C.
         attention (dict | Sequence[dict]): layers, `type` one of `ATTENTIONS` (with or without the scope 'mmattn.') and
             their arguments without `embed_dims`.
+        embed_dims (int | None): channels of attention, projected from C and back to it; None for C, not projected.
         mlp_ratio (float): hidden channels of the MLP / channels; 0 for no MLP.
         drop_path_rate (float): stochastic depth of every branch.
         layer_scale (float): first value of a factor per channel on every branch; 0 for none.
@@ -49,9 +50,11 @@ class AttentionPlugin(BaseModule):
     """
     _abbr_ = 'attention'
 
-    def __init__(self, in_channels, attention, mlp_ratio=0.0, drop_path_rate=0.0, layer_scale=0.0, init_cfg=None):
+    def __init__(self, in_channels, attention, embed_dims=None, mlp_ratio=0.0, drop_path_rate=0.0, layer_scale=0.0,
+                 init_cfg=None):
         super().__init__(init_cfg)
-        branches = [_build(in_channels, one) for one in ([attention] if isinstance(attention, dict) else attention)]
+        branches = [_build(in_channels, embed_dims, one)
+                    for one in ([attention] if isinstance(attention, dict) else attention)]
         if not branches:
             raise ValueError(f'attention={attention!r} has no layer')
         if mlp_ratio:
@@ -67,13 +70,15 @@ class AttentionPlugin(BaseModule):
         return x.contiguous()       # mmcv's RoIAlign reads memory as (B, C, H, W) whatever the strides say
 
 
-
-def _build(embed_dims, attention):
+def _build(in_channels, embed_dims, attention):
     arguments = dict(attention)
     kind = str(arguments.pop('type', None)).removeprefix('mmattn.')
     if kind not in ATTENTIONS:
         raise ValueError(f'attention type={kind!r} is unknown; choose one of {", ".join(ATTENTIONS)}')
-    return ATTENTIONS[kind](embed_dims, **arguments)
+    layer = ATTENTIONS[kind](embed_dims or in_channels, **arguments)
+    if embed_dims is None:
+        return layer
+    return nn.Sequential(nn.Conv2d(in_channels, embed_dims, 1), layer, nn.Conv2d(embed_dims, in_channels, 1))
 
 
 @MODELS.register_module()
@@ -87,7 +92,7 @@ class AttentionNeck(BaseModule):
         in_channels (Sequence[int]): channels of every level.
         attention (dict | Sequence[dict]): the layers of each chosen level, see `AttentionPlugin`.
         levels (Sequence[int] | None): the chosen levels, negative ones from the end; None for all.
-        block: `mlp_ratio`, `drop_path_rate` and `layer_scale` of `AttentionPlugin`.
+        block: `embed_dims`, `mlp_ratio`, `drop_path_rate` and `layer_scale` of `AttentionPlugin`.
         init_cfg (dict | None): initialization as MMEngine describes it.
 
     Shapes:

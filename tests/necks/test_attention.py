@@ -16,7 +16,8 @@ def attention(kind):
 
 
 @pytest.mark.parametrize('kind', ATTENTIONS)
-@pytest.mark.parametrize('options', [{}, dict(mlp_ratio=2.0, drop_path_rate=0.1, layer_scale=0.1)], ids=str)
+@pytest.mark.parametrize('options', [
+    {}, dict(mlp_ratio=2.0, drop_path_rate=0.1, layer_scale=0.1), dict(embed_dims=12)], ids=str)
 def test_every_layer_stands_on_the_chosen_levels(kind, options):
     neck = AttentionNeck([8, 16, 8], attention(kind), levels=[0, -1], **options).train()
     maps = [torch.randn(2, c, *size, requires_grad=True) for c, size in ((8, (13, 9)), (16, (7, 5)), (8, (1, 3)))]
@@ -68,7 +69,7 @@ def test_a_plugin_of_resnet():
     (lambda: AttentionPlugin(8, []), r'attention=\[\] has no layer'),
     (lambda: AttentionPlugin(8, dict(type='Convolution')), "type='Convolution' is unknown; choose one of Attention, "),
     (lambda: AttentionPlugin(8, dict(num_heads=2)), "type='None' is unknown"),
-    (lambda: AttentionPlugin(8, dict(type='LocalAttention', num_heads=3)), 'embed_dims=8 is not divisible by num_heads'),
+    (lambda: AttentionPlugin(8, dict(type='LocalAttention', num_heads=3)), 'embed_dims=8 is not divisible'),
     (lambda: AttentionNeck([8], attention('Attention'), levels=[1]),
      r'levels=\(1,\) must be different numbers from -1 to 0'),
     (lambda: AttentionNeck([8, 8], attention('Attention'), levels=[1, -1]), r'levels=\(1, -1\) must be different'),

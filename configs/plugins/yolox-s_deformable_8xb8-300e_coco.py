@@ -1,0 +1,7 @@
+# YOLOX-S with deformable attention behind its SPP, on the deepest level.
+_base_ = ['../_base_/mmattn.py', 'mmdet::yolox/yolox_s_8xb8-300e_coco.py']
+model = dict(neck=[
+    dict(type='mmattn.AttentionNeck', in_channels=[128, 256, 512], levels=[-1], layer_scale=0.1,
+         attention=dict(type='DeformableAttention', num_heads=16, offset_groups=4, table_size=20)),
+    {{_base_.model.neck}},
+])
