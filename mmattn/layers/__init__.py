@@ -1,5 +1,6 @@
 """Modules that own weights, (B, C, H, W) in and out; each works alone in any network, with torch and einops only."""
 from mmattn.layers.attention import Attention
+from mmattn.layers.block import AttentionBlock
 from mmattn.layers.cross_scale import CrossScaleEmbedding
 from mmattn.layers.deformable import DeformableAttention
 from mmattn.layers.deformable_detr import DeformableDETRAttention
@@ -14,7 +15,8 @@ from mmattn.layers.routing import BiLevelRoutingAttention
 from mmattn.layers.scale import LayerScale, layer_scale
 from mmattn.layers.window import LocalAttention, ShiftedWindowAttention
 
-__all__ = ['MLP', 'Attention', 'BiLevelRoutingAttention', 'ConditionalPositionEncoding', 'CrossScaleEmbedding',
-           'DeformableAttention', 'DeformableDETRAttention', 'DepthwiseMLP', 'DropPath', 'DynamicPositionBias',
-           'LayerNorm2d', 'LayerScale', 'LocalAttention', 'LongDistanceAttention', 'NeighborhoodAttention',
-           'ShiftedWindowAttention', 'ShortDistanceAttention', 'SpatialReductionAttention', 'layer_scale']
+__all__ = ['MLP', 'Attention', 'AttentionBlock', 'BiLevelRoutingAttention', 'ConditionalPositionEncoding',
+           'CrossScaleEmbedding', 'DeformableAttention', 'DeformableDETRAttention', 'DepthwiseMLP', 'DropPath',
+           'DynamicPositionBias', 'LayerNorm2d', 'LayerScale', 'LocalAttention', 'LongDistanceAttention',
+           'NeighborhoodAttention', 'ShiftedWindowAttention', 'ShortDistanceAttention', 'SpatialReductionAttention',
+           'layer_scale']

@@ -3,8 +3,8 @@ import torch
 from mmengine.registry import MODELS
 
 from mmattn.layers import BiLevelRoutingAttention
+from mmattn.layers.block import ATTENTIONS
 from mmattn.necks import AttentionNeck, AttentionPlugin
-from mmattn.necks.attention import ATTENTIONS
 from tests.compare import check_trains
 
 pytestmark = pytest.mark.filterwarnings('ignore:topk=')

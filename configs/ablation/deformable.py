@@ -1,0 +1,9 @@
+# Deformable attention in the last two stages, in turn with windows: DAT-T.
+_base_ = '_base_/mask-rcnn_swin-t-layout_1x_coco.py'
+attention = [
+    [dict(type='LocalAttention'), dict(type='ShiftedWindowAttention')],
+    [dict(type='LocalAttention'), dict(type='ShiftedWindowAttention')],
+    [dict(type='LocalAttention'), dict(type='DeformableAttention', offset_groups=3)],
+    [dict(type='LocalAttention'), dict(type='DeformableAttention', offset_groups=6, offset_kernel_size=3)],
+]
+model = dict(backbone=dict(attention=attention))

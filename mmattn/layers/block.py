@@ -1,0 +1,88 @@
+from torch import nn
+
+from mmattn.layers.attention import Attention
+from mmattn.layers.deformable import DeformableAttention
+from mmattn.layers.deformable_detr import DeformableDETRAttention
+from mmattn.layers.drop import DropPath
+from mmattn.layers.grouped import LongDistanceAttention, ShortDistanceAttention
+from mmattn.layers.mlp import MLP
+from mmattn.layers.neighborhood import NeighborhoodAttention
+from mmattn.layers.norm import LayerNorm2d
+from mmattn.layers.reduction import SpatialReductionAttention
+from mmattn.layers.routing import BiLevelRoutingAttention
+from mmattn.layers.scale import layer_scale as make_layer_scale
+from mmattn.layers.window import LocalAttention, ShiftedWindowAttention
+
+ATTENTIONS = {layer.__name__: layer for layer in (
+    Attention, BiLevelRoutingAttention, DeformableAttention, DeformableDETRAttention, LocalAttention,
+    LongDistanceAttention, NeighborhoodAttention, ShiftedWindowAttention, ShortDistanceAttention,
+    SpatialReductionAttention)}
+
+
+def build_attention(embed_dims, attention):
+    """A layer from its description.
+
+    Args:
+        embed_dims (int): channels.
+        attention (dict): `type`, a key of `ATTENTIONS` (with or without 'mmattn.' before it), and the layer's arguments
+            without `embed_dims`.
+
+    Raises:
+        ValueError: the type is unknown, or the layer refuses its arguments.
+    """
+    arguments = dict(attention)
+    kind = str(arguments.pop('type', None)).removeprefix('mmattn.')
+    if kind not in ATTENTIONS:
+        raise ValueError(f'attention type={kind!r} is unknown; choose one of {", ".join(ATTENTIONS)}')
+    return ATTENTIONS[kind](embed_dims, **arguments)
+
+
+class AttentionBlock(nn.Module):
+    """Attention layers one after another, each as x + attention(norm(x)), then x + mlp(norm(x)) if there is an MLP.
+
+    With `layer_scale` close to zero it starts as the identity, so that it can be added to a trained network.
+
+    Args:
+        in_channels (int): channels C.
+        attention (dict | Sequence[dict]): the layers, see `build_attention`.
+        embed_dims (int | None): channels of attention, projected from C and back to it; None for C, not projected.
+        mlp_ratio (float): hidden channels of the MLP / channels; 0 for no MLP.
+        drop_path_rate (float): stochastic depth of every branch.
+        layer_scale (float): first value of a factor per channel on every branch; 0 for none.
+
+    Shapes:
+        (B, C, H, W) -> (B, C, H, W)
+
+    Raises:
+        ValueError: no attention, a layer that is no attention, or arguments that it refuses.
+
+    Example:
+        >>> block = AttentionBlock(64, dict(type='BiLevelRoutingAttention', num_heads=2), mlp_ratio=4.0)
+        >>> block(torch.rand(1, 64, 20, 31)).shape
+        torch.Size([1, 64, 20, 31])
+    """
+
+    def __init__(self, in_channels, attention, embed_dims=None, mlp_ratio=0.0, drop_path_rate=0.0, layer_scale=0.0):
+        super().__init__()
+        attentions = [attention] if isinstance(attention, dict) else attention
+        if not attentions:
+            raise ValueError(f'attention={attention!r} has no layer')
+        branches = [_projected(in_channels, embed_dims, one) for one in attentions]
+        if mlp_ratio:
+            branches.append(MLP(in_channels, mlp_ratio))
+        self.branches = nn.ModuleList(branches)
+        self.norms = nn.ModuleList(LayerNorm2d(in_channels) for _ in branches)
+        self.scales = nn.ModuleList(make_layer_scale(in_channels, layer_scale) for _ in branches)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x):
+        for branch, norm, scale in zip(self.branches, self.norms, self.scales):
+            x = x + self.drop_path(scale(branch(norm(x))))
+        return x
+
+
+def _projected(in_channels, embed_dims, attention):
+    if embed_dims is None:
+        return build_attention(in_channels, attention)
+    return nn.Sequential(nn.Conv2d(in_channels, embed_dims, 1), build_attention(embed_dims, attention),
+                         nn.Conv2d(embed_dims, in_channels, 1))

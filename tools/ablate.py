@@ -1,0 +1,129 @@
+"""Compare attentions in one small network on the generated scenes: python tools/ablate.py shifted-window deformable
+
+Each name is a config in configs/ablation, whose attention is put into configs/demo/upernet_pyramid_scenes.py. All train
+for the same number of iterations, from the same seed; the table and the plot have accuracy, time, memory and
+parameters. What is finished is not done again, and an interrupted training goes on where it stopped.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from common import UsageError, build_model, read_config, run
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = ROOT / 'configs/demo/upernet_pyramid_scenes.py'
+COLUMNS = {'attention': '{}', 'mIoU': '{:.1f}', 'training, s per step': '{:.3f}', 'testing, s per image': '{:.3f}',
+           'peak memory, MiB': '{:.0f}', 'parameters, M': '{:.2f}'}
+
+
+def names():
+    return sorted(path.stem for path in (ROOT / 'configs/ablation').glob('*.py'))
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('attention', nargs='+', help=f'one or several of {", ".join(names())}; or all')
+    parser.add_argument('--iterations', type=int, default=600, help='training steps of 8 images; default 600')
+    parser.add_argument('--data', default='data/scenes', help='folder of the scenes; default data/scenes')
+    parser.add_argument('--work-dir', default='work_dirs/ablation', help='default work_dirs/ablation')
+    return parser.parse_args()
+
+
+def write_config(name, args, folder):
+    """The demo config with the attention of a config in configs/ablation, as one file."""
+    cfg = read_config(BASE)
+    cfg.model.backbone.attention = read_config(ROOT / 'configs/ablation' / f'{name}.py').model.backbone.attention
+    cfg.train_cfg.update(max_iters=args.iterations, val_interval=args.iterations)
+    cfg.param_scheduler[-1].end = args.iterations
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.data_root = args.data
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f'{name}.py'
+    cfg.dump(path)
+    return path
+
+
+def call(tool, *args):
+    """Run one of the tools; its peak memory in MiB.
+
+    Raises:
+        UsageError: it failed.
+    """
+    process = subprocess.Popen([sys.executable, str(ROOT / 'tools' / tool), *map(str, args)])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise UsageError(f'tools/{tool} {args[0]} failed with status {os.waitstatus_to_exitcode(status)}; '
+                         'the same command goes on where it stopped')
+    return usage.ru_maxrss / 1024
+
+
+def measure(config, folder):
+    """Train and test a config; its row of the table."""
+    memory = call('train.py', config, '--work-dir', folder, '--resume')
+    call('test.py', config, (folder / 'last_checkpoint').read_text(), '--work-dir', folder / 'test')
+    figures = json.loads(newest(folder / 'test', '*.json').read_text())
+    steps = [json.loads(line) for line in newest(folder, 'scalars.json').read_text().splitlines()]
+    return {'mIoU': figures['mIoU'], 'training, s per step': statistics.median(s['time'] for s in steps if 'loss' in s),
+            'testing, s per image': figures['time'], 'peak memory, MiB': memory,
+            'parameters, M': sum(p.numel() for p in build_model(read_config(config)).parameters()) / 1e6}
+
+
+def newest(folder, pattern):
+    return max(folder.rglob(pattern), key=lambda path: path.stat().st_mtime)
+
+
+def draw(rows, path):
+    """Accuracy over training time, peak memory and parameters."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(1, 3, figsize=(15, 5), sharey=True, layout='constrained')
+    for axis, x in zip(axes, ('training, s per step', 'peak memory, MiB', 'parameters, M')):
+        for i, row in enumerate(rows):
+            place = row[x], row['mIoU']
+            axis.scatter(*place, color=f'C{i % 10}')
+            axis.annotate(row['attention'], place, xytext=(4, 4), textcoords='offset points', fontsize=8)
+        axis.set_xlabel(x)
+        axis.margins(0.15)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel('mIoU on held-out scenes')
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def table(rows):
+    """The rows as Markdown, the most accurate first."""
+    cells = [[form.format(row[name]) for name, form in COLUMNS.items()] for row in rows]
+    lines = [COLUMNS, ['---'] * len(COLUMNS), *cells]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def main():
+    args = parse_args()
+    chosen = names() if args.attention == ['all'] else args.attention
+    unknown = [name for name in chosen if name not in names()]
+    if unknown:
+        raise UsageError(f'{", ".join(unknown)}: no such config in configs/ablation; choose from {", ".join(names())}')
+    if not Path(args.data).is_dir():
+        raise UsageError(f'no scenes in {args.data}; draw them: python -m mmattn.datasets.scenes {args.data}')
+    work, rows = Path(args.work_dir), []
+    for name in chosen:
+        folder = work / f'{name}_{args.iterations}'
+        result = folder / 'result.json'
+        if not result.exists():
+            row = measure(write_config(name, args, work / 'configs'), folder)
+            result.write_text(json.dumps(row))
+        rows.append({'attention': name, **json.loads(result.read_text())})
+    rows.sort(key=lambda row: -row['mIoU'])
+    text = f'UperNet, {args.iterations} steps of 8 generated scenes: toy scale.\n\n{table(rows)}\n'
+    (work / 'table.md').write_text(text)
+    draw(rows, work / 'plot.png')
+    print(f'{text}\nwrote {work / "table.md"} and {work / "plot.png"}')
+
+
+if __name__ == '__main__':
+    run(main)
