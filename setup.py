@@ -21,6 +21,7 @@ setup(
         'onedl': ['onedl-mmengine>=0.10.12', 'onedl-mmcv>=2.3.6', 'onedl-mmdetection>=3.5.1',
                   'onedl-mmsegmentation>=1.4.2'],
         'openmmlab': ['mmengine>=0.10.7', 'mmcv>=2.1,<2.2', 'mmdet>=3.3', 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],
-        'test': ['pytest', 'ruff'],
+        'export': ['onnxscript', 'onnxruntime'],
+        'test': ['pytest', 'ruff', 'onnxscript', 'onnxruntime'],
     },
 )

@@ -30,7 +30,7 @@ class DynamicPositionBias(nn.Module):
         self._kept = {}
 
     def forward(self, size):
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._table(size)
         version = tuple((id(p), p._version, p.device, p.dtype) for p in self.parameters())
         if self._kept.get('version') != version or len(self._kept) > 8:

@@ -32,8 +32,8 @@ def grouped_attention(x, qkv, proj, bias, num_heads, interval=1, backend=None):
         bias (Tensor): (h, gy, gx, gy, gx) added to the logit of a query and a key at their places in a group.
         num_heads (int): heads h, divides C.
         interval (int): pixels from one token of a group to the next; 1 for near groups.
-        backend (str | None): 'views', or 'reference' for the plain formula, which is never chosen by itself; the
-            environment variable MMATTN_GROUPED_ATTENTION names one too.
+        backend (str | None): 'views', or 'reference' for the plain formula, which is never chosen by itself but where a
+            compiler traces; the environment variable MMATTN_GROUPED_ATTENTION names one too.
 
     Returns:
         Tensor: (B, H, W, C).
@@ -41,7 +41,8 @@ def grouped_attention(x, qkv, proj, bias, num_heads, interval=1, backend=None):
     Raises:
         ValueError: unknown backend.
     """
-    if choose_backend(['views'], lambda name: [], BACKEND_VARIABLE, backend, ('reference',)) == 'reference':
+    name = choose_backend(['views'], lambda name: [], BACKEND_VARIABLE, backend, ('reference',))
+    if name == 'reference' or torch.compiler.is_compiling():      # views of strides of their own cannot be traced
         return reference.grouped_attention(x, qkv, proj, bias, num_heads, interval)
     return _GroupedAttention.apply(x, bias, *qkv, *proj, num_heads, interval)
 

@@ -6,7 +6,6 @@ covers its windows, and a bias of -inf leaves out what is outside the window of 
 """
 import math
 from dataclasses import dataclass, replace
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +30,7 @@ def neighborhood_attention(q, k, v, table, kernel_size, dropout=0.0):
     Returns:
         Tensor: (B, h, H, W, d).
     """
-    if dropout:
+    if dropout or torch.compiler.is_compiling():        # which cannot trace a backward pass of its own
         return _forward(q, k, v, table, kernel_size, dropout)
     return _NeighborhoodAttention.apply(q, k, v, table, kernel_size)
 
@@ -125,13 +124,23 @@ def _runs(side, kernel_size, device):
         return min(starts[0], side - strip) - first, tuple(s - first for s in starts)
 
     runs = []
-    for (shift, starts), firsts in groupby(range(0, side, tile), placed):
-        first, *rest = firsts
-        last = rest[-1] if rest else first
+    for (shift, starts), group in _groups(range(0, side, tile), placed):
+        first, last = group[0], group[-1]
         key = torch.arange(shift, shift + strip, device=device)
         start = torch.tensor(starts, device=device)[:, None]
         offsets = key - torch.arange(tile, device=device)[:, None] + kernel_size - 1
-        runs.append(_Run(1 + len(rest), tile, strip,
+        runs.append(_Run(len(group), tile, strip,
                          slice(first, last + tile), slice(first + shift, last + shift + strip),
                          offsets.clamp(0, 2 * kernel_size - 2), (key < start) | (key >= start + window)))
     return runs
+
+
+def _groups(items, key):
+    """Neighbouring items of equal key, as (key, items); `itertools.groupby` in a form that compilers can trace."""
+    groups = []
+    for item in items:
+        if groups and groups[-1][0] == key(item):
+            groups[-1][1].append(item)
+        else:
+            groups.append((key(item), [item]))
+    return groups

@@ -68,7 +68,16 @@ def routed_attention(q, k, v, routes, num_heads, scale, route_weights=None, key_
     """
     if choose_backend(['gathered'], lambda name: [], BACKEND_VARIABLE, backend, ('reference',)) == 'reference':
         return reference.routed_attention(q, k, v, routes, num_heads, scale, route_weights, key_mask)
+    if torch.compiler.is_compiling():
+        return _traceable(q, k, v, route_weights, key_mask, routes, num_heads, scale)
     return _RoutedAttention.apply(q, k, v, route_weights, key_mask, routes, num_heads, scale)
+
+
+def _traceable(q, k, v, weights, mask, routes, num_heads, scale):
+    """The same without what compilers cannot trace: a backward pass of its own, and writing into views."""
+    out = torch.cat([_attend(*parts, num_heads, scale) for _, *parts in _blocks(q, k, v, weights, mask, routes)])
+    gy, gx = routes.shape[1:3]
+    return rearrange(out, '(b gy gx) y x c -> b (gy y) (gx x) c', gy=gy, gx=gx)
 
 
 class _RoutedAttention(torch.autograd.Function):

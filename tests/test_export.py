@@ -1,0 +1,97 @@
+"""torch.compile without graph breaks, torch.export, and ONNX: layers and backbones at a fixed size give what they give
+in eager mode."""
+import pytest
+import torch
+
+from mmattn import layers
+from mmattn.necks import AttentionNeck, CrossScaleNeck
+from tests.compare import assert_same
+from tests.models import small, small_bi, small_cross, small_pp
+
+LAYERS = {
+    'Attention': lambda: layers.Attention(24, 3),
+    'AttentionBlock': lambda: layers.AttentionBlock(24, dict(type='LocalAttention', num_heads=3), mlp_ratio=2.0),
+    'BiLevelRoutingAttention': lambda: layers.BiLevelRoutingAttention(24, 3, num_windows=3, topk=2),
+    'CrossScaleEmbedding': lambda: layers.CrossScaleEmbedding(24, 24, (2, 4), 2),
+    'DeformableAttention': lambda: layers.DeformableAttention(24, 3, 3),
+    'DeformableDETRAttention': lambda: layers.DeformableDETRAttention(24, 3),
+    'DepthwiseMLP': lambda: layers.DepthwiseMLP(24),
+    'LocalAttention': lambda: layers.LocalAttention(24, 3, 5),
+    'LongDistanceAttention': lambda: layers.LongDistanceAttention(24, 3, 3, interval=2),
+    'MLP': lambda: layers.MLP(24),
+    'NeighborhoodAttention': lambda: layers.NeighborhoodAttention(24, 3),
+    'ShiftedWindowAttention': lambda: layers.ShiftedWindowAttention(24, 3, 5),
+    'ShortDistanceAttention': lambda: layers.ShortDistanceAttention(24, 3, 3),
+    'SpatialReductionAttention': lambda: layers.SpatialReductionAttention(24, 3, 2),
+}
+BACKBONES = {'DAT': small, 'DAT++': small_pp, 'BiFormer': small_bi, 'CrossFormer': small_cross}
+FAST = 'BiLevelRoutingAttention', 'DeformableAttention', 'LongDistanceAttention', 'NeighborhoodAttention'
+each_layer = pytest.mark.parametrize('make', [
+    pytest.param(make, id=name, marks=[] if name in FAST else pytest.mark.slow) for name, make in LAYERS.items()])
+each_backbone = pytest.mark.parametrize('make', BACKBONES.values(), ids=BACKBONES)
+pytestmark = pytest.mark.filterwarnings('ignore')       # of the compilers
+
+
+def onnx_outputs(model, *inputs, folder):
+    runtime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    path = folder / 'model.onnx'
+    with torch.no_grad():
+        torch.onnx.export(model, inputs, dynamo=True, verbose=False).save(path)
+    session = runtime.InferenceSession(path)
+    return session.run(None, {node.name: x.numpy() for node, x in zip(session.get_inputs(), inputs)})
+
+
+def compiled(model):
+    torch._dynamo.reset()
+    return torch.compile(model, fullgraph=True, backend='aot_eager')
+
+
+@each_layer
+def test_a_layer_compiles_without_graph_breaks(make):
+    layer, x = make(), torch.randn(2, 24, 11, 14, requires_grad=True)
+    assert_same(compiled(layer)(x), layer(x), [x, *layer.parameters()], rtol=1e-4, atol=1e-5)
+
+
+@each_layer
+def test_a_layer_is_exported(make):
+    layer, x = make().eval(), torch.randn(1, 24, 11, 14)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+@each_layer
+def test_a_layer_in_onnx_gives_the_same(make, tmp_path):
+    layer, x = make().eval(), torch.randn(1, 24, 11, 14)
+    out, = onnx_outputs(layer, x, folder=tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(out), layer(x), rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@each_backbone
+def test_a_backbone_compiles_without_graph_breaks(make):
+    model, x = make().eval(), torch.randn(1, 3, 61, 90, requires_grad=True)
+    outs, plain = compiled(model)(x), model(x)
+    for out, wanted in zip(outs, plain):
+        assert_same(out, wanted, [x], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@each_backbone
+def test_a_backbone_in_onnx_gives_the_same(make, tmp_path):
+    model, x = make().eval(), torch.randn(1, 3, 61, 90)
+    outs = onnx_outputs(model, x, folder=tmp_path)
+    with torch.no_grad():
+        for out, wanted in zip(outs, model(x), strict=True):
+            torch.testing.assert_close(torch.from_numpy(out), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('neck', [
+    lambda: AttentionNeck([8, 8], dict(type='LocalAttention', num_heads=2), levels=[1]),
+    lambda: CrossScaleNeck([8, 8], 8, num_heads=2, group_size=3, num_outs=3)], ids=['AttentionNeck', 'CrossScaleNeck'])
+def test_a_neck_compiles(neck):
+    neck, maps = neck().eval(), [torch.randn(1, 8, 12, 16), torch.randn(1, 8, 6, 8)]
+    with torch.no_grad():
+        for out, wanted in zip(compiled(neck)(maps), neck(maps), strict=True):
+            torch.testing.assert_close(out, wanted, rtol=1e-4, atol=1e-5)
