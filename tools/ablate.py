@@ -88,7 +88,7 @@ def draw(rows, path):
             axis.scatter(*place, color=f'C{i % 10}')
             axis.annotate(row['attention'], place, xytext=(4, 4), textcoords='offset points', fontsize=8)
         axis.set_xlabel(x)
-        axis.margins(0.15)
+        axis.margins(x=0.35, y=0.1)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel('mIoU on held-out scenes')
     figure.savefig(path, dpi=150)
