@@ -38,7 +38,10 @@ def write_config(name, args, folder):
     cfg = read_config(BASE)
     cfg.model.backbone.attention = read_config(ROOT / 'configs/ablation' / f'{name}.py').model.backbone.attention
     cfg.train_cfg.update(max_iters=args.iterations, val_interval=args.iterations)
-    cfg.param_scheduler[-1].end = args.iterations
+    warmup, decay = cfg.param_scheduler
+    warmup.end = decay.begin = min(warmup.end, args.iterations // 6)
+    decay.end = args.iterations
+    cfg.param_scheduler = [warmup, decay] if warmup.end else [decay]
     for split in ('train', 'val', 'test'):
         cfg[f'{split}_dataloader'].dataset.data_root = args.data
     folder.mkdir(parents=True, exist_ok=True)
