@@ -1,4 +1,4 @@
-"""What the package promises as a whole: what needs what, who finds whom, and that every config stands."""
+"""What the package promises as a whole: what needs what, and who finds whom."""
 import re
 
 import pytest

@@ -2,7 +2,7 @@ from itertools import cycle, islice, pairwise
 
 from torch import nn
 
-from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, init_linear, linear_rates
+from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, check_per_stage, init_linear, linear_rates
 from mmattn.layers import AttentionBlock, LayerNorm2d
 from mmattn.registry import MODELS
 
@@ -52,8 +52,7 @@ class AttentionPyramid(Pyramid):
         if not all(attentions):
             raise ValueError(f'attention={attention!r} has a stage without layers')
         for name, values in (('attention', attentions), ('depths', depths), ('num_heads', num_heads)):
-            if len(values) != len(embed_dims):
-                raise ValueError(f'{name} is given for {len(values)} stages of {len(embed_dims)}: {values}')
+            check_per_stage(name, values, len(embed_dims))
         rates = iter(linear_rates(drop_path_rate, sum(depths)))
         stages = [
             Stage([AttentionBlock(dims, {'num_heads': heads, **one}, mlp_ratio=mlp_ratio, drop_path_rate=next(rates))

@@ -40,11 +40,16 @@ def resolve_stages(arch, presets, record, **overrides):
             continue
         if not isinstance(values, Sequence):
             values = [values] * len(stages)
-        if len(values) != len(stages):
-            raise ValueError(f'{field} is given for {len(values)} stages of {len(stages)}: {values}')
+        check_per_stage(field, values, len(stages))
         for stage, value in zip(stages, values):
             setattr(stage, field, value)
     return stages
+
+
+def check_per_stage(name, values, count):
+    """Raise ValueError unless there is a value for each of `count` stages."""
+    if len(values) != count:
+        raise ValueError(f'{name} is given for {len(values)} stages of {count}: {values}')
 
 
 def linear_rates(last, count):

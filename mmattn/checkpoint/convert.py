@@ -147,9 +147,14 @@ def load_backbone(model, state, translate):
     """
     if any(key.startswith(BACKBONE) for key in state):
         state = {key.removeprefix(BACKBONE): value for key, value in state.items() if key.startswith(BACKBONE)}
+    conversion = _fitted(model, state, translate)
+    model.load_state_dict(conversion.state, strict=False)
+    return conversion
+
+
+def _fitted(model, state, translate):
     conversion = convert(state, translate) if is_foreign(state) else Conversion(dict(state))
     fit(conversion, model, model.left_out)
-    model.load_state_dict(conversion.state, strict=False)
     return conversion
 
 
@@ -163,8 +168,7 @@ def translate_on_load(model, state, prefix, *_):
     own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not is_foreign(own):
         return
-    conversion = convert(own, model.translate)
-    fit(conversion, model, model.left_out)
+    conversion = _fitted(model, own, model.translate)
     for name in own:
         del state[prefix + name]
     state.update({prefix + name: value for name, value in conversion.state.items()})

@@ -12,11 +12,9 @@ test_dataloader = val_dataloader
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='TestTimeAug', transforms=[
-        [dict(type='Resize', scale=(int(2048 * ratio), int(512 * ratio)), keep_ratio=True)
-         for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)],
+        {{_base_.tta_scales}},
         [dict(type='ResizeToMultiple', size_divisor=32)],
-        [dict(type='RandomFlip', prob=0., direction='horizontal'),
-         dict(type='RandomFlip', prob=1., direction='horizontal')],
+        {{_base_.tta_flips}},
         [dict(type='LoadAnnotations', reduce_zero_label=True)],
         [dict(type='PackSegInputs')],
     ])
