@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
 from mmattn.datasets import scenes
+from mmattn.registry import MODELS
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / 'tools'))
@@ -132,6 +133,36 @@ def test_windows_of_biformer_and_groups_of_crossformer_are_the_published_ones():
             assert (backbone.group_sizes, backbone.intervals) == (7, (8, 4, 2, 1))
         if 'crossformer-l' in name:
             assert (backbone.get('group_sizes') == (14, 14, 7, 7)) == ('_fpn_' in name)
+
+
+@pytest.mark.filterwarnings('ignore:topk=')
+@pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT / 'configs/plugins').glob('*.py')))
+def test_an_attention_in_another_detector(name):
+    cfg = config(f'plugins/{name}')
+    kind, = (kind for kind in ('deformable', 'bi-level-routing', 'cross-scale-neck') if kind in name)
+    cfg.model.backbone.pop('init_cfg', None)
+    model = common.build_model(cfg)
+    found = {type(module).__name__ for module in model.modules()}
+    assert {'deformable': 'DeformableAttention', 'bi-level-routing': 'BiLevelRoutingAttention',
+            'cross-scale-neck': 'CrossScaleNeck'}[kind] in found
+    outs = model.extract_feat(torch.rand(2, 3, 96, 128))
+    sum(out.square().mean() for out in outs).backward()
+    for module in model.modules():
+        if type(module).__module__.startswith('mmattn.layers'):
+            assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.filterwarnings('ignore:topk=')
+@pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT / 'configs/ablation').glob('*.py')))
+def test_ablations_differ_in_attention_alone(name):
+    cfg, plain = config(f'ablation/{name}'), config('ablation/shifted-window')
+    attention, usual = cfg.model.backbone.pop('attention'), plain.model.backbone.pop('attention')
+    assert (attention != usual) == (name != 'shifted-window')
+    assert cfg.model.to_dict() == plain.model.to_dict()
+    backbone = MODELS.build({**cfg.model.backbone, 'attention': attention}).eval()
+    with torch.no_grad():
+        outs = backbone(torch.rand(1, 3, 90, 64))
+    assert [tuple(x.shape) for x in outs] == [(1, 96, 23, 16), (1, 192, 12, 8), (1, 384, 6, 4), (1, 768, 3, 2)]
 
 
 @pytest.fixture(scope='module')

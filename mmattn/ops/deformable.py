@@ -112,6 +112,8 @@ def backend_refusals(name, q, dropout=0.0):
     """
     if dropout and name != 'dense':
         return ['only dense drops attention weights']
+    if name == 'separable' and torch.compiler.is_compiling():
+        return ['separable looks at the points to choose what it computes, which cannot be traced']
     return flex_refusals(q) if name == 'flex' else []
 
 
