@@ -234,7 +234,7 @@ class DAT(Pyramid):
             stem=_stem(stem, in_channels, dims[0], patch_size, pad_patches),
             stages=stages,
             downsamples=[_downsample(stem, *pair, pad_patches) for pair in pairwise(dims)],
-            dims=dims, **pyramid)
+            dims=dims, stem_stride=patch_size, **pyramid)
 
 
 @MODELS.register_module()

@@ -122,6 +122,7 @@ class Pyramid(BaseModule):
         norm_eval (bool): keep batch norms in eval mode during training.
         out_norm (bool): layer norm on each returned map, as the published detectors and segmentors have.
         norm_layer (Callable[[int], nn.Module]): makes that norm for a number of channels.
+        stem_stride (int): pixels of the image per pixel of the first stage; stages halve the map.
         init_cfg (dict | None): initialization as MMEngine describes it. `dict(type='Pretrained', checkpoint=…)` takes
             our files and the authors', of classifiers, detectors and segmentors; position bias tables of another size
             are resized, and a file that does not fit raises `CheckpointError`.
@@ -133,7 +134,7 @@ class Pyramid(BaseModule):
     translate = None
 
     def __init__(self, stem, stages, downsamples, dims, out_indices=(0, 1, 2, 3), frozen_stages=-1, norm_eval=False,
-                 out_norm=True, norm_layer=LayerNorm2d, init_cfg=None):
+                 out_norm=True, norm_layer=LayerNorm2d, stem_stride=4, init_cfg=None):
         super().__init__(init_cfg)
         out_indices = tuple(out_indices)
         if not out_indices or list(out_indices) != sorted(set(out_indices)) or not (
@@ -144,6 +145,7 @@ class Pyramid(BaseModule):
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.stage_strides = [stem_stride * 2 ** i for i in range(len(stages))]
         self.stem = stem
         self.stages = nn.ModuleList(stages[:out_indices[-1] + 1])
         self.downsamples = nn.ModuleList(downsamples[:out_indices[-1]])

@@ -11,6 +11,7 @@ from mmattn.ops.deformable import (
     deform_points,
     deformable_attention,
     log_displacements,
+    position_bias,
     resize_fixed_bias,
     sample_groups,
 )
@@ -125,19 +126,46 @@ class DeformableAttention(nn.Module):
         offsets = rearrange(offsets, '(b g) p h w -> b g h w p', g=self.offset_groups)
         return deform_points(offsets, self.offset_range_factor, self.convention)
 
-    def forward(self, x):
+    def projections(self, x):
+        """Queries (B, h, H, W, d), keys and values (B, h, Hk, Wk, d), and the points and references of the keys (see
+        `sampling_points`) of a map (B, C, H, W)."""
         q = in_float32(self.proj_q, x)
-        points, _ = self.sampling_points(q)
+        points, references = self.sampling_points(q)
         if self.offset is None:
             sampled = F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True)
         else:
             sampled = sample_groups(x, points)
         k, v = self.proj_k(sampled), self.proj_v(sampled)
-        q = q.to(k.dtype)
-        out = self._attend(*(rearrange(t, 'b (h d) y x -> b h y x d', h=self.num_heads) for t in (q, k, v)), points)
-        out = rearrange(out, 'b h y x d -> b (h d) y x')
+        q, k, v = (rearrange(t, 'b (h d) y x -> b h y x d', h=self.num_heads) for t in (q.to(k.dtype), k, v))
+        return q, k, v, points, references
+
+    def bias(self, size, points, queries=slice(None)):
+        """What position adds to the logits.
+
+        Args:
+            size (tuple[int, int]): (H, W) of the map of queries.
+            points (Tensor): (B, G, Hk, Wk, 2), see `sampling_points`.
+            queries (slice): which of the H W queries, row by row.
+
+        Returns:
+            Tensor | None: (B or 1, h, n, K) for n queries and K = Hk Wk keys; None where nothing is added.
+        """
+        points = points.flatten(2, 3)
+        if self.position_bias == 'fixed':
+            return resize_fixed_bias(self.rpe_table, size[0] * size[1], points.shape[2])[None, :, queries]
+        grid = query_grid(size, self.convention, points.device).to(points.dtype).flatten(0, 1)[queries]
+        if self.position_bias == 'table':
+            return position_bias(self.rpe_table, grid, points)
+        if self.position_bias == 'log_cpb':
+            bias = in_float32(self.rpe_mlp, log_displacements(grid, points))
+            return rearrange(bias, 'b g n k h -> b (g h) n k')
+        return None
+
+    def forward(self, x):
+        q, k, v, points, _ = self.projections(x)
+        out = rearrange(self._attend(q, k, v, points), 'b h y x d -> b (h d) y x')
         if self.position_bias == 'depthwise':
-            out = out + self.rpe_conv(q)
+            out = out + self.rpe_conv(rearrange(q, 'b h y x d -> b (h d) y x'))
         return self.drop(self.proj_out(out))
 
     def _attend(self, q, k, v, points):
@@ -146,17 +174,9 @@ class DeformableAttention(nn.Module):
         if self.position_bias == 'table':
             return deformable_attention(q, k, v, points, self.rpe_table, self.convention, dropout, self.backend)
         size = q.shape[2:4]
-        q, k, v, points = q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), points.flatten(2, 3)
+        q, k, v = (t.flatten(2, 3) for t in (q, k, v))
         if self.position_bias == 'log_cpb':
-            queries = query_grid(size, self.convention, q.device).to(points.dtype).flatten(0, 1)
-            out = attention_in_blocks(q, k, v, lambda rows: self._log_cpb(queries[rows], points), dropout)
-        elif self.position_bias == 'fixed':
-            bias = resize_fixed_bias(self.rpe_table, q.shape[2], k.shape[2])
-            out = attention(q, k, v, bias[None], dropout)
+            out = attention_in_blocks(q, k, v, lambda queries: self.bias(size, points, queries), dropout)
         else:
-            out = attention(q, k, v, None, dropout)
+            out = attention(q, k, v, self.bias(size, points), dropout)
         return out.unflatten(2, size)
-
-    def _log_cpb(self, queries, points):
-        """(N, 2) queries, (B, G, K, 2) points -> (B, h, N, K)."""
-        return rearrange(in_float32(self.rpe_mlp, log_displacements(queries, points)), 'b g n k h -> b (g h) n k')

@@ -65,9 +65,13 @@ class DeformableDETRAttention(nn.Module):
             reference = key_grid(x.shape[2:], 'dat_pp', x.device)
         return reference.to(offsets.dtype)[:, :, None] + offsets
 
+    def point_weights(self, x):
+        """How much each point of a query counts: (B, h, H, W, P)."""
+        logits = self.proj_att(x.permute(0, 2, 3, 1))
+        return rearrange(logits, 'b y x (h p) -> b h y x p', h=self.num_heads).softmax(-1)
+
     def forward(self, x):
-        weights = rearrange(self.proj_att(x.permute(0, 2, 3, 1)), 'b y x (h p) -> b h y x p', h=self.num_heads)
-        weights = self.attn_drop(weights.softmax(-1))
+        weights = self.attn_drop(self.point_weights(x))
         values = rearrange(self.proj_v(x), 'b (h d) y x -> b h d y x', h=self.num_heads)
         out = point_attention(values, self.sampling_points(x), weights)
         return self.drop(self.proj_out(rearrange(out, 'b h d y x -> b (h d) y x')))

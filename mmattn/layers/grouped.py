@@ -50,19 +50,25 @@ class ShortDistanceAttention(nn.Module):
     def forward(self, x):
         size = tuple(x.shape[2:])
         x = x.permute(0, 2, 3, 1)
-        if min(size) <= self.group_size:
+        group, interval = self.groups(size)
+        if group == size:
             out = self._one_group(x, size)
         else:
-            group = self.group_size, self.group_size
-            bias = relative_bias(self._table(group, x), group).unflatten(2, group).unflatten(1, group)
+            bias = relative_bias(self.table(group, x), group).unflatten(2, group).unflatten(1, group)
             out = grouped_attention(x, (self.qkv.weight, self.qkv.bias), (self.proj.weight, self.proj.bias), bias,
-                                    self.num_heads, self._interval(size))
+                                    self.num_heads, interval)
         return out.permute(0, 3, 1, 2)
+
+    def groups(self, size):
+        """The groups of a map of `size` (H, W): (height, width) of one in tokens, and pixels between its tokens."""
+        if min(size) <= self.group_size:
+            return tuple(size), 1
+        return (self.group_size, self.group_size), self._interval(size)
 
     def _interval(self, size):
         return 1
 
-    def _table(self, size, like):
+    def table(self, size, like):
         """(h, 2 gy - 1, 2 gx - 1) bias of each displacement in a group of `size`."""
         if self.position_bias is None:
             return like.new_zeros(self.num_heads, 2 * size[0] - 1, 2 * size[1] - 1)
@@ -70,7 +76,7 @@ class ShortDistanceAttention(nn.Module):
 
     def _one_group(self, x, size):
         """The whole map as one group, a few queries at a time: a long strip has many tokens."""
-        table = self._table(size, x)
+        table = self.table(size, x)
         q, k, v = (rearrange(t, 'b y x (h d) -> b h (y x) d', h=self.num_heads)
                    for t in split_linear(self.qkv, x, [x.shape[-1]] * 3))
         out = attention_in_blocks(q, k, v, lambda queries: relative_bias(table, size, queries)[None])

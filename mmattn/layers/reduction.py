@@ -39,10 +39,13 @@ class SpatialReductionAttention(nn.Module):
         self.reduction = nn.Sequential(nn.Conv2d(embed_dims, embed_dims, sr_ratio, sr_ratio),
                                        LayerNorm2d(embed_dims)) if sr_ratio > 1 else nn.Identity()
 
-    def forward(self, x):
+    def reduce(self, x):
+        """The map (B, C, H, W) that keys and values are made of, shrunk."""
         height, width = x.shape[2:]
-        reduced = self.reduction(F.pad(x, (0, max(self.sr_ratio - width, 0), 0, max(self.sr_ratio - height, 0))))
+        return self.reduction(F.pad(x, (0, max(self.sr_ratio - width, 0), 0, max(self.sr_ratio - height, 0))))
+
+    def forward(self, x):
         q = rearrange(self.q(x), 'b (h d) y x -> b h (y x) d', h=self.num_heads)
-        k, v = rearrange(self.kv(reduced), 'b (two h d) y x -> two b h (y x) d', two=2, h=self.num_heads)
+        k, v = rearrange(self.kv(self.reduce(x)), 'b (two h d) y x -> two b h (y x) d', two=2, h=self.num_heads)
         out = attention(q, k, v, dropout=self.attn_drop_rate if self.training else 0.0)
-        return self.drop(self.proj(rearrange(out, 'b h (y x) d -> b (h d) y x', y=height)))
+        return self.drop(self.proj(rearrange(out, 'b h (y x) d -> b (h d) y x', y=x.shape[2])))

@@ -85,6 +85,19 @@ class BiLevelRoutingAttention(nn.Module):
 
     def forward(self, x):
         height, width = x.shape[2:]
+        q, k, v, routes, _, weights, mask, lepe = self.routed(x)
+        out = routed_attention(q, k, v, routes, self.num_heads, self.scale, weights, mask)
+        return self.proj(out[:, :height, :width] + lepe).permute(0, 3, 1, 2)
+
+    def routed(self, x):
+        """What attention is computed of, for a map (B, C, H, W).
+
+        Returns:
+            tuple: queries, keys and values, maps of whole regions; routes (B, Gy, Gx, k) and their logits; what
+            multiplies their keys and values, or None; mask of the keys, or None (see `routed_attention`); LePE
+            (B, H, W, C), or 0.
+        """
+        height, width = x.shape[2:]
         x = x.permute(0, 2, 3, 1)
         if self.pad == 'before':
             region = tuple(-(-side // self.num_windows) for side in (height, width))
@@ -103,13 +116,12 @@ class BiLevelRoutingAttention(nn.Module):
             q, k, v = (t[:, :height, :width] for t in (q, k, v))
         lepe = self.lepe(v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)[:, :height, :width] if self.lepe else 0
         q, k, v = (pad_to_size(t, size) for t in (q, k, v))
-        routes, weights = self._route(q, k, grid, real)
+        routes, logits, weights = self._route(q, k, grid, real)
         k, v, mask = self._sample(k, v, grid, real if self.mask_padding else None)
-        out = routed_attention(q, k, v, routes, self.num_heads, self.scale, weights, mask)
-        return self.proj(out[:, :height, :width] + lepe).permute(0, 3, 1, 2)
+        return q, k, v, routes, logits, weights, mask, lepe
 
     def _route(self, q, k, grid, real):
-        """Routes (B, Gy, Gx, k) and what multiplies their keys and values, None for nothing."""
+        """Routes (B, Gy, Gx, k), their logits, and what multiplies their keys and values, None for nothing."""
         region = q.shape[1] // grid[0], q.shape[2] // grid[1]
 
         def mean(t):
@@ -128,12 +140,12 @@ class BiLevelRoutingAttention(nn.Module):
         count = min(self.topk, grid[0] * grid[1])
         if count < self.topk:
             warnings.warn(f'topk={self.topk} is more than the {count} regions of this map; all of them are attended to',
-                          stacklevel=3)
+                          stacklevel=4)
         routes, logits = top_routes(self.router(q), self.router(k), count, self.scale, usable)
         if not self.soft_routing and not self.diff_routing:
-            return routes, None
+            return routes, logits, None
         weights = logits.softmax(-1)
-        return routes, weights if self.soft_routing else 1 + weights - weights.detach()
+        return routes, logits, weights if self.soft_routing else 1 + weights - weights.detach()
 
     def _sample(self, k, v, grid, real):
         """Maps of fewer keys and values, region by region, and which of them are real, None for all."""

@@ -53,21 +53,34 @@ class LocalAttention(nn.Module):
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.01)
         self.register_buffer('relative_position_index', relative_position_index(self.window), persistent=False)
 
+    def windows(self, x):
+        """A channels-last map of whole windows (B, H, W, C) -> its G windows of N tokens (B, G, N, C)."""
+        return window_partition(x.roll((-self.shift_size, -self.shift_size), (1, 2)) if self.shift_size else x,
+                                self.window)
+
+    def projections(self, windows):
+        """Queries, keys and values (B G, h, N, d) of windows (B, G, N, C)."""
+        return [rearrange(t, 'b g n (h d) -> (b g) h n d', h=self.num_heads)
+                for t in split_linear(self.proj_qkv, windows, [windows.shape[-1]] * 3)]
+
+    def bias(self, size):
+        """What is added to the logits on a map of whole windows, `size` (H, W): (G, h, N, N), or (1, h, N, N) where
+        it is the same in all windows."""
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]
+        if not self.shift_size:
+            return bias
+        region = shifted_window_regions(size, self.window, self.shift_size, bias.device)
+        other = region[:, :, None] != region[:, None]                                              # (G, N, N)
+        return bias + OTHER_REGION * other[:, None]
+
     def forward(self, x):
         height, width = x.shape[2:]
         x = pad_to_multiple(x.permute(0, 2, 3, 1), self.window)
         size = x.shape[1:3]
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)    # (h, N, N)
-        if self.shift_size:
-            x = x.roll((-self.shift_size, -self.shift_size), (1, 2))
-            region = shifted_window_regions(size, self.window, self.shift_size, x.device)
-            other = region[:, :, None] != region[:, None]                                          # (G, N, N)
-            bias = bias + OTHER_REGION * other[:, None]                                            # (G, h, N, N)
+        bias = self.bias(size)
+        if len(bias) > 1:
             bias = bias.repeat(len(x), 1, 1, 1)
-        else:
-            bias = bias[None]
-        q, k, v = (rearrange(t, 'b g n (h d) -> (b g) h n d', h=self.num_heads)
-                   for t in split_linear(self.proj_qkv, window_partition(x, self.window), [x.shape[-1]] * 3))
+        q, k, v = self.projections(self.windows(x))
         out = attention(q, k, v, bias, self.attn_drop_rate if self.training else 0.0)
         out = self.proj_out(rearrange(out, '(b g) h n d -> b g n (h d)', b=len(x)))
         out = window_merge(out, self.window, size)

@@ -1,0 +1,238 @@
+"""A side door: what every attention layer of a model looks at, in pixels of the image.
+
+Positions are (x, y) in pixels of the image as it was before resizing, flipping and padding: 0 is its left or top edge,
+0.5 the centre of the first pixel, its width or height the other edge.
+"""
+import math
+import re
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mmattn.visualization.look import look
+
+
+@dataclass
+class Frame:
+    """From pixels of a map to pixels of the image and back.
+
+    Args:
+        stride (float): pixels of the model's input per pixel of the map.
+        scale (tuple[float, float]): input pixels per image pixel, (x, y).
+        size (tuple[int, int]): (height, width) of the image.
+        flip (str | None): 'horizontal', 'vertical', 'diagonal', or None.
+    """
+    stride: float
+    scale: tuple = (1.0, 1.0)
+    size: tuple = None
+    flip: str | None = None
+
+    def to_image(self, positions):
+        """(..., 2) (y, x) in pixels of the map -> (..., 2) (x, y) in pixels of the image."""
+        positions = positions.flip(-1).double() * self.stride / positions.new_tensor(self.scale, dtype=torch.double)
+        return self._flipped(positions).float()
+
+    def to_map(self, positions):
+        """(..., 2) (x, y) in pixels of the image -> (..., 2) (y, x) in pixels of the map."""
+        scale = torch.tensor(self.scale, dtype=torch.double) / self.stride
+        return (self._flipped(torch.as_tensor(positions, dtype=torch.double)) * scale).flip(-1)
+
+    def _flipped(self, positions):
+        x, y = positions.unbind(-1)
+        if self.flip in ('horizontal', 'diagonal'):
+            x = self.size[1] - x
+        if self.flip in ('vertical', 'diagonal'):
+            y = self.size[0] - y
+        return torch.stack([x, y], -1)
+
+
+@dataclass
+class Query:
+    """What one query attends to.
+
+    Args:
+        position (tuple[float, float]): (x, y) that was asked for.
+        box (tuple[float, float, float, float]): (left, top, right, bottom) of the pixel of the map that it is in.
+        keys (Tensor): (h, K, 2) positions (x, y) of the keys of each head; those of padding lie outside the image.
+        weights (Tensor): (h, K) attention weights.
+    """
+    position: tuple
+    box: tuple
+    keys: Tensor
+    weights: Tensor
+
+
+@dataclass
+class Record:
+    """What one attention layer looked at in one image. All tensors are on the CPU.
+
+    Args:
+        layer (str): address of the layer in the model, 'backbone.stages.2.blocks.1.attn'.
+        kind (str): its class.
+        image (int): which image of the batch.
+        size (tuple[int, int]): (H, W) of its map.
+        frame (Frame): from its map to the image.
+        queries (list[Query]): one for each query asked for.
+        points (Tensor | None): (G, Hk, Wk, 2) sampled points (x, y) of deformable attention, of each offset group.
+        references (Tensor | None): (Hk, Wk, 2) where the points would be without offsets.
+        received (Tensor | None): (h, Hk, Wk) attention that each point receives, the mean over all queries; sums to 1
+            over the points of a head.
+        routes (Tensor | None): (Gy, Gx, k) numbers, row by row, of the regions that each region attends to in bi-level
+            routing attention.
+        scores (Tensor | None): (Gy, Gx, k) logits of the routes.
+        regions (Tensor | None): (Gy, Gx, 4) the regions, (left, top, right, bottom).
+        groups (Tensor | None): (H, W) number of the near or far group, or of the window, that a pixel of the map is in.
+    """
+    layer: str
+    kind: str
+    image: int
+    size: tuple
+    frame: Frame
+    queries: list = field(default_factory=list)
+    points: Tensor | None = None
+    references: Tensor | None = None
+    received: Tensor | None = None
+    routes: Tensor | None = None
+    scores: Tensor | None = None
+    regions: Tensor | None = None
+    groups: Tensor | None = None
+
+    @property
+    def stage(self):
+        """Number of the stage in a backbone, from 0; None elsewhere."""
+        found = re.search(r'\bstages\.(\d+)', self.layer)
+        return int(found[1]) if found else None
+
+    @property
+    def stride(self):
+        """Pixels of the model's input per pixel of the map."""
+        return self.frame.stride
+
+    @property
+    def offsets(self):
+        """(G, Hk, Wk, 2) how far each point is from its reference, (x, y) in pixels of the image."""
+        return None if self.points is None else self.points - self.references
+
+
+@contextmanager
+def record_attention(model, queries=(), layers='', top=None):
+    """Record what the attention layers of a model look at while it runs in this context.
+
+    Nothing is added to the model but hooks, which are removed at the end; outputs stay as they are to the bit. A
+    compiled model runs uncompiled meanwhile.
+
+    Args:
+        model (nn.Module): a detector, a segmentor, a backbone, or anything else with layers of ours in it.
+        queries (Sequence[tuple[float, float]]): (x, y) in pixels of the image, whose keys and weights are wanted.
+        layers (str): regular expression that the address of a layer must match somewhere; all of them match ''.
+        top (int | None): keep only so many keys of a query and head, those with the largest weights.
+
+    Yields:
+        list[Record]: filled while the model runs, one for each layer and image, in the order in which layers run. With
+        `data_samples` as mmdet's and mmseg's models get them, positions are in pixels of the original image, otherwise
+        in those of the model's input.
+
+    Raises:
+        ValueError: no layer of ours matches; a query outside the image; a model that cuts its input into pieces.
+
+    Example:
+        >>> backbone = DAT(arch='tiny')
+        >>> with record_attention(backbone, queries=[(100, 50)]) as records:
+        ...     maps = backbone(torch.rand(1, 3, 200, 320))
+        >>> records[4].layer, records[4].kind, tuple(records[5].points.shape)
+        ('stages.2.blocks.0.attn', 'LocalAttention', (3, 13, 20, 2))
+    """
+    known = tuple(kind for kind in look.registry if kind is not object)
+    named = {name.removeprefix('_orig_mod.'): module for name, module in model.named_modules()}
+    chosen = {name: module for name, module in named.items() if isinstance(module, known) and re.search(layers, name)}
+    if not chosen:
+        found = [name for name, module in named.items() if isinstance(module, known)]
+        raise ValueError(f'layers={layers!r} matches no attention layer of {type(model).__name__}; it has '
+                         f'{", ".join(found) or "none of mmattn"}')
+    strides = {f'{name}.stages.{i}.'.lstrip('.'): stride for name, module in named.items()
+               for i, stride in enumerate(getattr(module, 'stage_strides', ()))}
+    records, seen = [], {}
+
+    def note_input(module, args, kwargs):
+        values = [*args, *kwargs.values()]
+        seen['input'] = next((tuple(v.shape[2:]) for v in values if isinstance(v, Tensor) and v.dim() == 4), None)
+        samples = next((v for v in values if isinstance(v, (list, tuple)) and v and hasattr(v[0], 'metainfo')), ())
+        seen['metas'] = [sample.metainfo for sample in samples]
+
+    def record(name):
+        def hook(module, args, output):
+            if torch._C._current_graph_task_id() != -1:     # gradient checkpointing computes it a second time
+                return
+            x = args[0].detach()
+            stride = next((s for start, s in strides.items() if name.startswith(start)), None)
+            with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+                for i, one in enumerate(x.split(1)):
+                    meta = seen['metas'][i] if seen['metas'] else {}
+                    frame = _frame(seen['input'] or tuple(x.shape[2:]), meta, tuple(x.shape[2:]), stride, name)
+                    records.append(_record(module, one, name, i, frame, queries, top))
+        return hook
+
+    handles = [module.register_forward_pre_hook(note_input, with_kwargs=True) for module in model.modules()
+               if module is model or hasattr(module, 'data_preprocessor')]
+    handles += [module.register_forward_hook(record(name)) for name, module in chosen.items()]
+    try:
+        with torch.compiler.set_stance('force_eager') if _is_compiled(model) else nullcontext():
+            yield records
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _is_compiled(model):
+    return any(hasattr(module, '_orig_mod') or getattr(module, '_compiled_call_impl', None) is not None
+               for module in model.modules())
+
+
+def _frame(input_size, meta, size, stride, name):
+    if stride is None:      # a network that does not say; its maps shrink by halves
+        stride = 2 ** round(math.log2(max(whole / part for whole, part in zip(input_size, size))))
+    elif any(abs(side * stride - whole) >= stride for side, whole in zip(size, input_size)):
+        raise ValueError(f'{name} reads {size[0]} x {size[1]} pixels with stride {stride} of an input of '
+                         f"{input_size[0]} x {input_size[1]}: the model cuts it into pieces, as mmseg's "
+                         "test_cfg.mode='slide' does, and does not say where; record with mode='whole'")
+    return Frame(stride, tuple(meta.get('scale_factor', (1.0, 1.0))), tuple(meta.get('ori_shape', input_size))[:2],
+                 meta.get('flip_direction', 'horizontal') if meta.get('flip') else None)
+
+
+def _record(layer, x, name, image, frame, queries, top):
+    size = tuple(x.shape[2:])
+    seen = look(layer, x, [_pixel(query, size, frame) for query in queries])
+    record = Record(name, type(layer).__name__, image, size, frame, received=_cpu(seen.received),
+                    routes=_cpu(seen.routes), scores=_cpu(seen.scores), groups=_cpu(seen.groups))
+    if seen.points is not None:
+        record.points, record.references = (frame.to_image(t.cpu()) for t in (seen.points, seen.references))
+    if seen.regions is not None:
+        record.regions = _boxes(frame, seen.regions.cpu())
+    for position, (keys, weights) in zip(queries, seen.attended):
+        if top is not None and top < weights.shape[1]:
+            weights, chosen = weights.topk(top, -1)
+            keys = keys.gather(1, chosen[..., None].expand(-1, -1, 2))
+        row, column = _pixel(position, size, frame)
+        box = _boxes(frame, torch.tensor([row, column, row + 1, column + 1]))
+        record.queries.append(Query(tuple(position), tuple(box.tolist()), frame.to_image(keys.cpu()), weights.cpu()))
+    return record
+
+
+def _pixel(position, size, frame):
+    """(row, column) of the pixel of a map where a position of the image lies."""
+    if not (0 <= position[0] <= frame.size[1] and 0 <= position[1] <= frame.size[0]):
+        raise ValueError(f'query (x, y) = ({position[0]:g}, {position[1]:g}) is outside the image, which is '
+                         f'{frame.size[1]} pixels wide and {frame.size[0]} high')
+    return tuple(min(int(at), side - 1) for at, side in zip(frame.to_map(position).tolist(), size))
+
+
+def _boxes(frame, boxes):
+    """(..., 4) (top, left, bottom, right) in pixels of the map -> (left, top, right, bottom) of the image."""
+    corners = frame.to_image(boxes.unflatten(-1, (2, 2)))
+    return torch.cat([corners.amin(-2), corners.amax(-2)], -1)
+
+
+def _cpu(x):
+    return None if x is None else x.cpu()
