@@ -14,3 +14,4 @@ mend_config_lookup()
 
 MODELS = Registry('model', parent=mmengine_registry.MODELS, scope='mmattn',
                   locations=['mmattn.backbones', 'mmattn.necks'])
+HOOKS = Registry('hook', parent=mmengine_registry.HOOKS, scope='mmattn', locations=['mmattn.visualization.hook'])

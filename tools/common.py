@@ -182,3 +182,27 @@ def build_runner(cfg):
         return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     except (ValueError, KeyError, ImportError) as error:
         raise UsageError(error.args[0] if error.args else error) from error
+
+
+def load_weights(target, checkpoint):
+    """Load a checkpoint, ours or the authors', that has every parameter of the model and no other.
+
+    Args:
+        target (Runner | nn.Module): a runner, whose hooks see the checkpoint, or a model.
+        checkpoint (str): a file.
+
+    Raises:
+        UsageError: it is of another model.
+    """
+    from mmengine.runner import load_checkpoint
+    from torch.nn import Module
+    try:
+        if isinstance(target, Module):
+            load_checkpoint(target, checkpoint, map_location='cpu', strict=True)
+        else:
+            target.load_checkpoint(checkpoint, strict=True)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split()).partition('The model and loaded state dict do not match exactly ')[2]
+        if not reason:
+            raise
+        raise UsageError(f'{checkpoint} is not of this model: {reason[:300]}{"…" * (len(reason) > 300)}') from error

@@ -4,7 +4,16 @@ from copy import deepcopy
 from numbers import Real
 from pathlib import Path
 
-from common import UsageError, add_common_options, build_runner, check_checkpoint, check_data, load_config, run
+from common import (
+    UsageError,
+    add_common_options,
+    build_runner,
+    check_checkpoint,
+    check_data,
+    load_config,
+    load_weights,
+    run,
+)
 
 
 def parse_args():
@@ -63,21 +72,6 @@ def write_predictions(cfg, out):
         cfg.test_evaluator.output_dir = out
     else:
         raise UsageError(f'--out {out}: detections go to one file, name it .pkl or .pickle')
-
-
-def load_weights(runner, checkpoint):
-    """Load a checkpoint, ours or the authors', that has every parameter of the model and no other.
-
-    Raises:
-        UsageError: it does not.
-    """
-    try:
-        runner.load_checkpoint(checkpoint, strict=True)
-    except RuntimeError as error:
-        reason = ' '.join(str(error).split()).partition('The model and loaded state dict do not match exactly ')[2]
-        if not reason:
-            raise
-        raise UsageError(f'{checkpoint} is not of this model: {reason[:300]}{"…" * (len(reason) > 300)}') from error
 
 
 def main():

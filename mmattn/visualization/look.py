@@ -21,8 +21,7 @@ from mmattn.layers import (
     ShortDistanceAttention,
     SpatialReductionAttention,
 )
-from mmattn.layers.precision import in_float32
-from mmattn.ops.partition import group_views, pad_to_multiple, window_partition
+from mmattn.ops.partition import group_views, pad_to_multiple
 from mmattn.ops.routing import region_view
 
 BLOCK_LOGITS = 2 ** 24      # of all heads at once, where every query counts
@@ -123,8 +122,8 @@ def _(layer: NeighborhoodAttention, x, pixels=()):
         window = tuple(slice(start, start + kernel) for start in starts)
         of_table = tuple(slice(start - i + kernel - 1, min(start + kernel, side) - i + kernel - 1)
                          for start, i, side in zip(starts, pixel, x.shape[1:3]))
-        attended.append(attend(q[:, *pixel], k[:, *window].flatten(1, 2), positions[window].flatten(0, 1),
-                               layer.rpb[:, *of_table].flatten(1)))
+        attended.append(attend(q[(slice(None), *pixel)], k[(slice(None), *window)].flatten(1, 2),
+                               positions[window].flatten(0, 1), layer.rpb[(slice(None), *of_table)].flatten(1)))
     return Look(attended)
 
 
@@ -141,7 +140,8 @@ def _(layer: ShortDistanceAttention, x, pixels=()):
         keys = (labels == labels[pixel]).nonzero()                                          # (K, 2)
         away = torch.tensor(pixel, device=x.device).sub(keys).div(interval, rounding_mode='floor')
         rows, columns = (away + away.new_tensor(group) - 1).unbind(-1)
-        attended.append(attend(q[:, *pixel], k[:, keys[:, 0], keys[:, 1]], keys + 0.5, table[:, rows, columns]))
+        attended.append(attend(q[(slice(None), *pixel)], k[:, keys[:, 0], keys[:, 1]], keys + 0.5,
+                               table[:, rows, columns]))
     return Look(attended, groups=labels)
 
 
@@ -159,15 +159,15 @@ def _(layer: BiLevelRoutingAttention, x, pixels=()):
     attended = []
     for row, column in pixels:
         place = row // rows, column // columns
-        chosen = routes[0, *place]
+        chosen = routes[0][place]
         chosen = chosen // grid[1], chosen % grid[1]
         keys, bias = k[chosen], None                                                        # (k, y, x, C)
         if weights is not None:
-            keys = keys * weights[0, *place][:, None, None, None]
+            keys = keys * weights[0][place][:, None, None, None]
         if mask is not None:
             real = region_view(mask[:1, ..., None], grid)[0][chosen].flatten()
             bias = torch.zeros(len(real), device=x.device).masked_fill(~real, -torch.inf)
-        attended.append(attend(rearrange(q[*place, row % rows, column % columns], '(h d) -> h d', h=layer.num_heads),
+        attended.append(attend(rearrange(q[place][row % rows, column % columns], '(h d) -> h d', h=layer.num_heads),
                                rearrange(keys, 'k y x (h d) -> h (k y x) d', h=layer.num_heads),
                                (regions[chosen][:, None, :2] + positions).flatten(0, 1), bias, layer.scale))
     return Look(attended, routes=routes[0], scores=logits[0].float(), regions=regions)
@@ -198,8 +198,8 @@ def _(layer: DeformableAttention, x, pixels=()):
 
 @look.register
 def _(layer: DeformableDETRAttention, x, pixels=()):
-    points, weights = layer.sampling_points(x)[0], layer.point_weights(x)[0]
-    return Look([(_to_pixels(points[:, *pixel], x.shape[2:]), weights[:, *pixel].float()) for pixel in pixels])
+    positions, weights = _to_pixels(layer.sampling_points(x)[0], x.shape[2:]), layer.point_weights(x)[0].float()
+    return Look([(positions[:, row, column], weights[:, row, column]) for row, column in pixels])
 
 
 def centers(size, device=None):

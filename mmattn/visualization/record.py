@@ -117,7 +117,7 @@ class Record:
 
 
 @contextmanager
-def record_attention(model, queries=(), layers='', top=None):
+def record_attention(model, queries=(), layers='', top=None, images=None):
     """Record what the attention layers of a model look at while it runs in this context.
 
     Nothing is added to the model but hooks, which are removed at the end; outputs stay as they are to the bit. A
@@ -128,6 +128,7 @@ def record_attention(model, queries=(), layers='', top=None):
         queries (Sequence[tuple[float, float]]): (x, y) in pixels of the image, whose keys and weights are wanted.
         layers (str): regular expression that the address of a layer must match somewhere; all of them match ''.
         top (int | None): keep only so many keys of a query and head, those with the largest weights.
+        images (Sequence[int] | None): which images of the batch; None for all.
 
     Yields:
         list[Record]: filled while the model runs, one for each layer and image, in the order in which layers run. With
@@ -168,10 +169,10 @@ def record_attention(model, queries=(), layers='', top=None):
             x = args[0].detach()
             stride = next((s for start, s in strides.items() if name.startswith(start)), None)
             with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
-                for i, one in enumerate(x.split(1)):
+                for i in range(len(x)) if images is None else images:
                     meta = seen['metas'][i] if seen['metas'] else {}
                     frame = _frame(seen['input'] or tuple(x.shape[2:]), meta, tuple(x.shape[2:]), stride, name)
-                    records.append(_record(module, one, name, i, frame, queries, top))
+                    records.append(_record(module, x[i:i + 1], name, i, frame, queries, top))
         return hook
 
     handles = [module.register_forward_pre_hook(note_input, with_kwargs=True) for module in model.modules()

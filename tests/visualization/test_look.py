@@ -80,11 +80,11 @@ def test_weights_and_keys_give_what_the_layer_gives(make):
         out = layer(x).unflatten(1, (layer.num_heads, -1))[0, :, :2]                        # (h, 2, H, W)
         seen = look(layer, x, PIXELS)
     assert len(seen.attended) == len(PIXELS)
-    for pixel, (keys, weights) in list(zip(PIXELS, seen.attended))[2 if 'DETR' in type(layer).__name__ else 0:]:
+    for (row, column), (keys, weights) in list(zip(PIXELS, seen.attended))[2 if 'DETR' in type(layer).__name__ else 0:]:
         assert keys.shape == (*weights.shape, 2)
         assert weights.shape[0] == layer.num_heads
         torch.testing.assert_close(weights.sum(-1), torch.ones(layer.num_heads))
         inside = ((keys >= 0) & (keys <= keys.new_tensor(SIZE))).all(-1)                    # padding holds zeros
         expected = (weights[..., None] * keys * inside[..., None]).sum(1)
-        torch.testing.assert_close(expected.double(), out[:, :, *pixel], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(expected.double(), out[:, :, row, column], rtol=1e-4, atol=1e-4)
         assert weights.std() > 1e-3 or 'DETR' in type(layer).__name__

@@ -125,8 +125,8 @@ def test_a_known_offset_is_where_arithmetic_says(flip):
             x = ((2 * (column + 0.5) / columns - 1 - 0.5 + 1) / 2 * (width - 1) + 0.5) * stride * 120 / 96
             x = 120 - x if flip in ('horizontal', 'diagonal') else x
             y = 90 - y if flip in ('vertical', 'diagonal') else y
-            torch.testing.assert_close(record.points[:, row, column], torch.tensor([[x, y]]).expand(len(record.points), 2),
-                                       rtol=0, atol=1e-3)
+            wanted = torch.tensor([[x, y]]).expand(len(record.points), 2)
+            torch.testing.assert_close(record.points[:, row, column], wanted, rtol=0, atol=1e-3)
         moved = torch.tensor([-0.5 / 2 * (width - 1) * stride * 120 / 96, 0.25 / 2 * (height - 1) * stride * 90 / 60])
         moved *= torch.tensor([1 if flip in (None, 'vertical') else -1, 1 if flip in (None, 'horizontal') else -1])
         torch.testing.assert_close(record.offsets, moved.expand_as(record.offsets), rtol=1e-4, atol=1e-3)
@@ -206,10 +206,9 @@ def test_a_model_that_cuts_its_input_is_refused():
         def forward(self, inputs, data_samples=None):
             return self.backbone(inputs[..., :64, :64])
 
-    with pytest.raises(ValueError, match="cuts it into pieces, as mmseg's test_cfg.mode='slide' does"):
-        model = Sliding(small().eval())
-        with record_attention(model):
-            model(torch.randn(1, 3, 128, 128))
+    model = Sliding(small().eval())
+    with record_attention(model), pytest.raises(ValueError, match="cuts it into pieces, as mmseg's test_cfg"):
+        model(torch.randn(1, 3, 128, 128))
 
 
 def test_a_model_without_attention():

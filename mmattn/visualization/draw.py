@@ -1,0 +1,262 @@
+"""Draw records on matplotlib axes, in pixels of the image."""
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+
+STAGES = ('#4cc9f0', '#80ed99', '#ffd60a', '#ff4d6d')       # colour of the points of each stage
+HEAT = 'plasma'
+tab20 = colormaps['tab20']
+QUERY = '#00ff5f'
+OUTLINED = [withStroke(linewidth=2, foreground='black')]
+
+
+def new_figure(rows, columns, size, width=6.0):
+    """A figure of axes for images.
+
+    Args:
+        rows, columns (int): of axes.
+        size (tuple[int, int]): (height, width) of the images in pixels.
+        width (float): of each in inches.
+
+    Returns:
+        tuple[Figure, ndarray]: the figure, and its axes (rows, columns). It has no window; `figure.savefig` writes it.
+    """
+    from matplotlib.figure import Figure
+    height = width * size[0] / size[1] + 0.35
+    figure = Figure((columns * width, rows * height), layout='constrained')
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def show_image(axis, image, title='', dim=0.0):
+    """Put an image (H, W, 3), uint8 RGB, under what follows; `dim`, from 0 to 1, moves it towards black."""
+    height, width = image.shape[:2]
+    axis.imshow((image * (1 - dim)).astype(np.uint8), extent=(0, width, height, 0))
+    axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    axis.set_title(title, fontsize=9)
+
+
+def draw_instances(axis, boxes, labels, classes, scores=None, masks=None):
+    """Boxes with the names of their classes, and masks.
+
+    Args:
+        axis (Axes): with the image.
+        boxes (Tensor): (N, 4) (left, top, right, bottom) in pixels of the image.
+        labels (Tensor): (N,) numbers of classes.
+        classes (Sequence[str]): their names.
+        scores (Tensor | None): (N,).
+        masks (ndarray | None): (N, H, W) bool.
+    """
+    for i, (left, top, right, bottom) in enumerate(boxes.tolist()):
+        color = np.array(tab20(int(labels[i]) % 20))
+        if masks is not None:
+            _cover(axis, masks[i], color)
+        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=color, linewidth=1.2))
+        name = classes[int(labels[i])] + ('' if scores is None else f' {scores[i]:.2f}')
+        axis.text(left, top, name, color='white', fontsize=7, va='bottom', path_effects=OUTLINED, clip_on=True)
+
+
+def draw_label_map(axis, label_map, classes, least=0.005):
+    """The classes of a semantic segmentation, with the names of those that cover enough.
+
+    Args:
+        axis (Axes): with the image.
+        label_map (ndarray): (H, W) numbers of classes; others are left out.
+        classes (Sequence[str]): their names.
+        least (float): share of the image from which on a class is named.
+    """
+    for i in np.unique(label_map[label_map < len(classes)]):
+        mask = label_map == i
+        _cover(axis, mask, np.array(tab20(i % 20)))
+        if mask.mean() >= least:
+            rows, columns = mask.nonzero()
+            middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+            axis.text(columns[middle], rows[middle], classes[i], color='white', fontsize=7, ha='center', va='center',
+                      path_effects=OUTLINED, clip_on=True)
+
+
+def _cover(axis, mask, color):
+    height, width = mask.shape
+    axis.imshow(mask[..., None] * np.append(color[:3], 0.45), extent=(0, width, height, 0))
+    axis.contour(np.pad(mask, 1), [0.5], colors=[color], linewidths=0.8, extent=(-0.5, width + 0.5, -0.5, height + 0.5))
+
+
+def draw_points(axis, records, most=300, arrows=True, group=None):
+    """Sampled points of deformable attention, coloured by stage: the larger, the more attention a point receives.
+
+    Args:
+        axis (Axes): with the image.
+        records (Sequence[Record]): those of other layers are left out.
+        most (int): draw only so many points of a layer, those that receive most attention.
+        arrows (bool): draw a line from where a point would be without its offset.
+        group (int | None): only the points of this offset group; None for all.
+
+    Raises:
+        ValueError: no record has points, or a record has no such group.
+    """
+    records = [record for record in records if record.points is not None]
+    if not records:
+        raise ValueError('no record has sampled points: the model has no deformable attention')
+    for record in records:
+        points, received = _points_of(record, group)
+        starts = record.references.expand_as(record.points) if group is None else record.references[None]
+        chosen = received.flatten().topk(min(most, received.numel())).indices
+        to, start = points.flatten(0, 2)[chosen], starts.flatten(0, 2)[chosen]
+        color = STAGES[(record.stage or 0) % len(STAGES)]
+        if arrows:
+            lines = torch.stack([start, to], 1).numpy()
+            axis.add_collection(LineCollection(lines, colors=color, linewidths=0.6, alpha=0.6))
+        share = received.flatten()[chosen] * received[0].numel()                # 1: as much as the average point
+        axis.scatter(*to.T, s=6 * share.clamp(0.2, 12), color=color, edgecolors='black', linewidths=0.3, alpha=0.85,
+                     label=f'stage {(record.stage or 0) + 1}')
+    _legend(axis)
+
+
+def _points_of(record, group):
+    """Points (G, Hk, Wk, 2) and the attention each receives (G, Hk, Wk), the mean of the heads of its group."""
+    count = len(record.points)
+    if group is not None and not 0 <= group < count:
+        raise ValueError(f'group={group} is not one of the {count} offset groups of {record.layer}, 0 to {count - 1}')
+    received = record.received.unflatten(0, (count, -1)).mean(1)
+    chosen = slice(None) if group is None else slice(group, group + 1)
+    return record.points[chosen], received[chosen]
+
+
+def draw_query(axis, record, query=0, head=None, most=100):
+    """The keys that a query attends to: the larger and brighter, the higher their weight; the query is a star.
+
+    Args:
+        axis (Axes): with the image.
+        record (Record): with queries.
+        query (int): which of them.
+        head (int | None): the weights of this head; None for the mean over heads.
+        most (int): draw only so many keys, those with the highest weights.
+
+    Returns:
+        float: how much of the attention is on the keys that are drawn.
+
+    Raises:
+        ValueError: there is no such query or head.
+    """
+    if not 0 <= query < len(record.queries):
+        raise ValueError(f'query={query} was not recorded; there are {len(record.queries)}, counted from 0')
+    asked = record.queries[query]
+    keys, weights = merge_heads(asked, head)
+    weights, chosen = weights.topk(min(most, len(weights)))
+    order = weights.argsort()
+    keys, weights = keys[chosen][order], weights[order]
+    axis.scatter(*keys.T, s=90 * (weights / weights.max()).clamp(min=0.03), c=weights, cmap=HEAT, vmin=0,
+                 edgecolors='white', linewidths=0.3, alpha=0.9)
+    _outline(axis, asked.box)
+    axis.plot(*asked.position, marker='*', color=QUERY, markeredgecolor='black', markersize=13)
+    return float(weights.sum())
+
+
+def merge_heads(query, head=None):
+    """Keys (K, 2) and weights (K,) of one head, or of the mean over heads; heads that look at the same keys are summed
+    key by key.
+
+    Raises:
+        ValueError: there is no such head.
+    """
+    keys, weights = query.keys, query.weights
+    count = len(weights)
+    if head is not None:
+        if not 0 <= head < count:
+            raise ValueError(f'head={head} is not one of {count}, 0 to {count - 1}')
+        return keys[head], weights[head]
+    if torch.equal(keys, keys[:1].expand_as(keys)):
+        return keys[0], weights.mean(0)
+    return keys.flatten(0, 1), weights.flatten() / count
+
+
+def draw_routes(axis, record, query=0):
+    """The regions that the region of a query attends to, with their logits; all else is darker. The region of the
+    query is outlined.
+
+    Raises:
+        ValueError: the record has no routes, or no such query.
+    """
+    _check_routes(record)
+    if not 0 <= query < len(record.queries):
+        raise ValueError(f'query={query} was not recorded; there are {len(record.queries)}, counted from 0')
+    x, y = record.queries[query].position
+    boxes = record.regions.flatten(0, 1)
+    inside = (boxes[:, 0] <= x) & (x <= boxes[:, 2]) & (boxes[:, 1] <= y) & (y <= boxes[:, 3])
+    own = int(inside.nonzero()[0])
+    routes, logits = record.routes.flatten(0, 1)[own], record.scores.flatten(0, 1)[own]
+    others = torch.ones(len(boxes), dtype=torch.bool).index_fill_(0, routes, False)
+    axis.add_collection(PatchCollection(_rectangles(boxes[others]), facecolors='black', alpha=0.65))
+    axis.add_collection(PatchCollection(_rectangles(boxes[routes]), facecolors='none', edgecolors='white'))
+    _write(axis, boxes[routes], [f'{logit:.1f}' for logit in logits])
+    _outline(axis, boxes[own].tolist())
+    axis.plot(x, y, marker='*', color=QUERY, markeredgecolor='black', markersize=13)
+
+
+def draw_route_counts(axis, record):
+    """How many regions choose each region.
+
+    Raises:
+        ValueError: the record has no routes.
+    """
+    _check_routes(record)
+    boxes = record.regions.flatten(0, 1)
+    counts = record.routes.flatten().bincount(minlength=len(boxes))
+    fill = PatchCollection(_rectangles(boxes), cmap='inferno', alpha=0.55, edgecolors='white', linewidths=0.4)
+    fill.set_array(counts.numpy())
+    fill.set_clim(0, max(int(counts.max()), 1))
+    axis.add_collection(fill)
+    _write(axis, boxes, map(str, counts.tolist()))
+
+
+def _check_routes(record):
+    if record.routes is None:
+        raise ValueError(f'{record.layer} is {record.kind}, which has no routes; BiLevelRoutingAttention has')
+
+
+def _outline(axis, box):
+    left, top, right, bottom = box
+    axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=QUERY, linewidth=1.5))
+
+
+def _rectangles(boxes):
+    return [Rectangle((left, top), right - left, bottom - top) for left, top, right, bottom in boxes.tolist()]
+
+
+def _write(axis, boxes, texts):
+    """A text in the middle of what is in sight of each box."""
+    right, bottom = axis.get_xlim()[1], axis.get_ylim()[0]
+    for (x1, y1, x2, y2), text in zip(boxes.tolist(), texts):
+        if x1 < right and y1 < bottom:
+            axis.text((x1 + min(x2, right)) / 2, (y1 + min(y2, bottom)) / 2, text, color='white', fontsize=7,
+                      ha='center', va='center', path_effects=OUTLINED)
+
+
+def draw_group(axis, record, query=0):
+    """The tokens of the near or far group, or of the window, that a query is in.
+
+    Raises:
+        ValueError: the record has no groups, or no such query.
+    """
+    if record.groups is None:
+        raise ValueError(f'{record.layer} is {record.kind}, which has no groups; windows and CrossFormer have')
+    if not 0 <= query < len(record.queries):
+        raise ValueError(f'query={query} was not recorded; there are {len(record.queries)}, counted from 0')
+    x, y = record.queries[query].position
+    row, column = (min(int(at), side - 1) for at, side in zip(record.frame.to_map((x, y)).tolist(), record.size))
+    tokens = (record.groups == record.groups[row, column]).nonzero()
+    first, last = record.frame.to_image(tokens).tolist(), record.frame.to_image(tokens + 1).tolist()
+    patches = [Rectangle((a, b), c - a, d - b) for (a, b), (c, d) in zip(first, last)]
+    axis.add_collection(PatchCollection(patches, facecolors='#ffd60a', edgecolors='black', linewidths=0.3, alpha=0.6))
+    axis.plot(x, y, marker='*', color=QUERY, markeredgecolor='black', markersize=13)
+
+
+def _legend(axis):
+    """Stages in order, once each."""
+    handles, labels = axis.get_legend_handles_labels()
+    known = dict(sorted(zip(labels, handles), key=lambda pair: pair[0]))
+    legend = axis.legend(known.values(), known, fontsize=8, loc='lower right', framealpha=0.7)
+    for handle in legend.legend_handles:
+        handle.set_sizes([30])
