@@ -1,4 +1,5 @@
-# make demo      set up .venv, draw scenes, train Mask R-CNN with a small DAT on them, test it, save pictures
+# make demo      set up .venv, draw scenes, train Mask R-CNN with a small DAT on them, test it, save pictures of what it
+#                predicts and of the points that it samples
 # make demo-seg  the same with UperNet and mIoU
 # make demo-crossformer, demo-crossformer-seg, demo-biformer, demo-biformer-seg
 #                RetinaNet and UperNet with a small CrossFormer or BiFormer
@@ -13,20 +14,26 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 SHELL := /bin/bash -o pipefail
 SCENES := data/scenes/annotations/instances_validation.json
+SHOWN := 00003
 
-# Keep the trained model although nothing names it as a goal.
-.PRECIOUS: work_dirs/%/trained
+# Keep them although nothing names them as a goal.
+.PRECIOUS: work_dirs/%/trained work_dirs/%/test.log
 .PHONY: demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-seg test test-slow lint setup clean
 
-demo: work_dirs/mask-rcnn_dat_scenes/test.log
-demo-seg: work_dirs/upernet_dat_scenes/test.log
-demo-crossformer: work_dirs/retinanet_crossformer_scenes/test.log
-demo-crossformer-seg: work_dirs/upernet_crossformer_scenes/test.log
-demo-biformer: work_dirs/retinanet_biformer_scenes/test.log
-demo-biformer-seg: work_dirs/upernet_biformer_scenes/test.log
+demo: work_dirs/mask-rcnn_dat_scenes/attention/$(SHOWN)/grid.png
+demo-seg: work_dirs/upernet_dat_scenes/attention/$(SHOWN)/grid.png
+demo-crossformer: work_dirs/retinanet_crossformer_scenes/attention/$(SHOWN)/grid.png
+demo-crossformer-seg: work_dirs/upernet_crossformer_scenes/attention/$(SHOWN)/grid.png
+demo-biformer: work_dirs/retinanet_biformer_scenes/attention/$(SHOWN)/grid.png
+demo-biformer-seg: work_dirs/upernet_biformer_scenes/attention/$(SHOWN)/grid.png
 demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-seg:
-	@grep -E '^(coco/|aAcc |mIoU |mAcc )' $<
-	@echo "pictures of predictions: $(dir $<)pictures"
+	@grep -E '^(coco/|aAcc |mIoU |mAcc )' $(<:/attention/$(SHOWN)/grid.png=/test.log)
+	@echo "pictures of predictions: $(<:/attention/$(SHOWN)/grid.png=/pictures)"
+	@echo "what the model attends to: $<"
+
+work_dirs/%/attention/$(SHOWN)/grid.png: work_dirs/%/test.log
+	$(BIN)/python tools/visualize.py data/scenes/images/validation/$(SHOWN).png configs/demo/$*.py \
+		"$$(cat work_dirs/$*/last_checkpoint)" --out-dir work_dirs/$*/attention
 
 work_dirs/%/test.log: work_dirs/%/trained
 	$(BIN)/python tools/test.py configs/demo/$*.py "$$(cat work_dirs/$*/last_checkpoint)" \
