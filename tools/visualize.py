@@ -19,6 +19,7 @@ import common
 from common import UsageError, check_checkpoint, load_weights, read_config, run
 
 RANDOM = 'random'
+KEYS = 20       # of a query and head, on the page of --html
 
 
 def parse_args():
@@ -147,7 +148,7 @@ def main():
         print(f'wrote {grid} and the pictures in it', flush=True)
     if args.html:
         everywhere = query_positions(image.shape[:2])
-        write_viewer(args.html, image, attention(models, batches, everywhere, args.layer, top=24))
+        write_viewer(args.html, image, attention(models, batches, everywhere, args.layer, top=KEYS), top=KEYS)
         print(f'wrote {args.html}')
 
 

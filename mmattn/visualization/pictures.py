@@ -1,5 +1,4 @@
 """The pictures that show what a model attends to: which there are for its kinds of attention, and over what."""
-import re
 from dataclasses import dataclass
 
 import cv2
@@ -122,7 +121,7 @@ def panels(image, found, models, choice):
         title = f'sampled points of {len(pointed)} layers, the {choice.most} most attended of each'
         yield 'points', _over(image, title, found.draw, points(pointed))
     for record in pointed:
-        yield f'points_{record.layer}', _over(image, f'sampled points, {label(record)}', found.draw, points([record]))
+        yield f'points_{record.layer}', _over(image, f'sampled points, {record.title}', found.draw, points([record]))
     for i, query in enumerate(records[0].queries):
         at = '{:.0f}_{:.0f}'.format(*query.position)
         for name, others in models.items():
@@ -130,21 +129,14 @@ def panels(image, found, models, choice):
                 yield f'attention_{at}_{name}_{record.layer}', _attention(image, name, record, i, choice.head)
         for record in choice.of([record for record in records if record.routes is not None]):
             yield f'routes_{at}_{record.layer}', _over(
-                image, f'routed regions, {label(record)}', lambda axis, r=record, i=i: drawing.draw_routes(axis, r, i))
+                image, f'routed regions, {record.title}', lambda axis, r=record, i=i: drawing.draw_routes(axis, r, i))
         for record in choice.of([record for record in records if record.groups is not None]):
             yield f'group_{at}_{record.layer}', _over(
-                image, f'group, {label(record)}', lambda axis, r=record, i=i: drawing.draw_group(axis, r, i))
+                image, f'group, {record.title}', lambda axis, r=record, i=i: drawing.draw_group(axis, r, i))
     for record in choice.of([record for record in records if record.routes is not None]):
         yield f'route_counts_{record.layer}', _over(
-            image, f'how many regions choose a region, {label(record)}',
+            image, f'how many regions choose a region, {record.title}',
             lambda axis, r=record: drawing.draw_route_counts(axis, r))
-
-
-def label(record):
-    """'stage 3, block 2: DeformableAttention'."""
-    found = re.search(r'stages\.(\d+)\.blocks\.(\d+)', record.layer)
-    place = f'stage {int(found[1]) + 1}, block {int(found[2]) + 1}' if found else record.layer
-    return f'{place}: {record.kind}'
 
 
 def _over(image, title, *draws):
@@ -160,7 +152,7 @@ def _attention(image, name, record, query, head):
         drawing.show_image(axis, image, dim=0.4)
         share = drawing.draw_query(axis, record, query, head)
         part = f', {share:.0%} of the attention' if share < 0.995 else ''
-        axis.set_title(f'{name}\n{label(record)}{part}', fontsize=9)
+        axis.set_title(f'{name}\n{record.title}{part}', fontsize=9)
     return panel
 
 

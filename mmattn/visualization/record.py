@@ -106,6 +106,13 @@ class Record:
         return int(found[1]) if found else None
 
     @property
+    def title(self):
+        """'stage 3, block 2: DeformableAttention', or the address of the layer and its class."""
+        found = re.search(r'\bstages\.(\d+)\.blocks\.(\d+)', self.layer)
+        place = f'stage {int(found[1]) + 1}, block {int(found[2]) + 1}' if found else self.layer
+        return f'{place}: {self.kind}' if place else self.kind
+
+    @property
     def stride(self):
         """Pixels of the model's input per pixel of the map."""
         return self.frame.stride
