@@ -87,7 +87,8 @@ def draw(rows, path):
     figure, axes = pyplot.subplots(1, 3, figsize=(15, 4), sharey=True, layout='constrained')
     for axis, x in zip(axes, ('training, s per step', 'peak memory, MiB', 'parameters, M')):
         for i, row in enumerate(rows):
-            axis.scatter(row[x], row['mIoU'], s=60, color=f'C{i % 10}', marker='os'[i // 10 % 2], label=row['attention'])
+            axis.scatter(row[x], row['mIoU'], s=60, color=f'C{i % 10}', marker='os'[i // 10 % 2],
+                         label=row['attention'])
         axis.set_xlabel(x)
         axis.margins(0.15)
         axis.grid(alpha=0.3)
