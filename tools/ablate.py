@@ -84,16 +84,16 @@ def draw(rows, path):
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
-    figure, axes = pyplot.subplots(1, 3, figsize=(15, 5), sharey=True, layout='constrained')
+    figure, axes = pyplot.subplots(1, 3, figsize=(15, 4), sharey=True, layout='constrained')
     for axis, x in zip(axes, ('training, s per step', 'peak memory, MiB', 'parameters, M')):
         for i, row in enumerate(rows):
-            place = row[x], row['mIoU']
-            axis.scatter(*place, color=f'C{i % 10}')
-            axis.annotate(row['attention'], place, xytext=(4, 4), textcoords='offset points', fontsize=8)
+            axis.scatter(row[x], row['mIoU'], s=60, color=f'C{i % 10}', marker='os'[i // 10 % 2],
+                         label=row['attention'])
         axis.set_xlabel(x)
-        axis.margins(x=0.35, y=0.1)
+        axis.margins(0.15)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel('mIoU on held-out scenes')
+    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right center')
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 

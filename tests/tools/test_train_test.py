@@ -22,6 +22,7 @@ import common
 DET, SEG = 'configs/demo/mask-rcnn_dat_scenes.py', 'configs/demo/upernet_dat_scenes.py'
 DET_CROSS, SEG_CROSS = 'configs/demo/retinanet_crossformer_scenes.py', 'configs/demo/upernet_crossformer_scenes.py'
 DET_BI, SEG_BI = 'configs/demo/retinanet_biformer_scenes.py', 'configs/demo/upernet_biformer_scenes.py'
+RTMDET = 'configs/demo/rtmdet-tiny_deformable_scenes.py'
 RETINANET = 'configs/dat/retinanet_dat-t_fpn_1x_coco.py'
 
 
@@ -36,7 +37,7 @@ def overrides(data, config):
     """Options that point a demo config at a small data set and end it after a few steps."""
     options = [f'{split}_dataloader.{key}' for split in ('train', 'val', 'test')
                for key in (f'dataset.data_root={data}/', 'num_workers=0', 'persistent_workers=False')]
-    if config in (DET, DET_CROSS, DET_BI):
+    if config in (DET, DET_CROSS, DET_BI, RTMDET):
         path = data / 'annotations' / 'instances_validation.json'
         if config != DET:        # a model that has learned nothing predicts nothing above the usual threshold
             options.append('model.test_cfg.score_thr=0')
@@ -47,8 +48,8 @@ def overrides(data, config):
 
 
 @pytest.mark.parametrize(('config', 'metric'), [
-    (DET, 'coco/segm_mAP'), (DET_CROSS, 'coco/bbox_mAP'), (DET_BI, 'coco/bbox_mAP'), (SEG, 'mIoU'),
-    (SEG_CROSS, 'mIoU'), (SEG_BI, 'mIoU')])
+    (DET, 'coco/segm_mAP'), (DET_CROSS, 'coco/bbox_mAP'), (DET_BI, 'coco/bbox_mAP'), (RTMDET, 'coco/bbox_mAP'),
+    (SEG, 'mIoU'), (SEG_CROSS, 'mIoU'), (SEG_BI, 'mIoU')])
 def test_train_then_test_from_another_directory(run, data, tmp_path, config, metric):
     options = ['--cfg-options', *overrides(data, config)]
     work = tmp_path / 'work'
