@@ -141,7 +141,8 @@ def main():
     choice = Choice(bool(args.layer), args.most, args.head, args.group)
     for path, image in images.items():
         batches = [model.sample(path, args.ground_truth and model is models[0]) for model in models]
-        found = Found(models[0].run(batches[0]), models[0].classes(), args.ground_truth, args.score_thr)
+        sample = batches[0]['data_samples'][0] if args.ground_truth else models[0].run(batches[0])
+        found = Found(sample, models[0].classes(), args.ground_truth, args.score_thr)
         queries = args.query or [found.middle(image.shape[:2])]
         records = attention(models, batches, queries, args.layer)
         grid = write(list(panels(image, found, records, choice)), image.shape[:2], out / Path(path).stem)

@@ -155,8 +155,8 @@ def draw_query(axis, record, query=0, head=None, most=100):
 
 
 def merge_heads(query, head=None):
-    """Keys (K, 2) and weights (K,) of one head, or of the mean over heads; heads that look at the same keys are summed
-    key by key.
+    """Keys (K, 2) and weights (K,) of one head, or of the mean over heads, in which heads that look at the same keys
+    share them.
 
     Raises:
         ValueError: there is no such head.
@@ -167,9 +167,13 @@ def merge_heads(query, head=None):
         if not 0 <= head < count:
             raise ValueError(f'head={head} is not one of {count}, 0 to {count - 1}')
         return keys[head], weights[head]
-    if torch.equal(keys, keys[:1].expand_as(keys)):
-        return keys[0], weights.mean(0)
-    return keys.flatten(0, 1), weights.flatten() / count
+    shared = []         # (keys, sum of weights) of the heads of each offset group, or of all
+    for own, part in zip(keys, weights / count):
+        if shared and torch.equal(shared[-1][0], own):
+            shared[-1] = own, shared[-1][1] + part
+        else:
+            shared.append((own, part))
+    return tuple(map(torch.cat, zip(*shared)))
 
 
 def draw_routes(axis, record, query=0):
