@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 from matplotlib import colormaps
-from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
@@ -25,7 +25,7 @@ def new_figure(rows, columns, size, width=6.0):
         tuple[Figure, ndarray]: the figure, and its axes (rows, columns). It has no window; `figure.savefig` writes it.
     """
     from matplotlib.figure import Figure
-    height = width * size[0] / size[1] + 0.35
+    height = width * size[0] / size[1] + 0.5       # two lines of title
     figure = Figure((columns * width, rows * height), layout='constrained')
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -90,7 +90,7 @@ def draw_points(axis, records, most=300, arrows=True, group=None):
         axis (Axes): with the image.
         records (Sequence[Record]): those of other layers are left out.
         most (int): draw only so many points of a layer, those that receive most attention.
-        arrows (bool): draw a line from where a point would be without its offset.
+        arrows (bool): draw an arrow from where a point would be without its offset.
         group (int | None): only the points of this offset group; None for all.
 
     Raises:
@@ -106,10 +106,10 @@ def draw_points(axis, records, most=300, arrows=True, group=None):
         to, start = points.flatten(0, 2)[chosen], starts.flatten(0, 2)[chosen]
         color = STAGES[(record.stage or 0) % len(STAGES)]
         if arrows:
-            lines = torch.stack([start, to], 1).numpy()
-            axis.add_collection(LineCollection(lines, colors=color, linewidths=0.6, alpha=0.6))
+            axis.quiver(*start.T, *(to - start).T, angles='xy', scale_units='xy', scale=1, color=color, alpha=0.55,
+                        width=0.002, headwidth=4)
         share = received.flatten()[chosen] * received[0].numel()                # 1: as much as the average point
-        axis.scatter(*to.T, s=6 * share.clamp(0.2, 12), color=color, edgecolors='black', linewidths=0.3, alpha=0.85,
+        axis.scatter(*to.T, s=14 * share.clamp(0.15, 10), color=color, edgecolors='black', linewidths=0.3, alpha=0.85,
                      label=f'stage {(record.stage or 0) + 1}')
     _legend(axis)
 

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from matplotlib.collections import LineCollection, PatchCollection, PathCollection
+from matplotlib.collections import PatchCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.quiver import Quiver
 
 from mmattn.visualization import draw, record_attention
 from mmattn.visualization.hook import pixels
@@ -40,9 +41,9 @@ def test_points_are_where_they_were_recorded_and_as_large_as_what_they_receive(a
     chosen = received.topk(7).indices
     np.testing.assert_allclose(points.get_offsets(), record.points.flatten(0, 2)[chosen], rtol=1e-5)
     assert points.get_sizes().tolist() == sorted(points.get_sizes(), reverse=True)
-    lines, = of_type(axis, LineCollection)
-    np.testing.assert_allclose(lines.get_segments()[0][0],
-                               record.references.expand_as(record.points).flatten(0, 2)[chosen[0]], rtol=1e-5)
+    arrows, = of_type(axis, Quiver)
+    np.testing.assert_allclose(arrows.XY, record.references.expand_as(record.points).flatten(0, 2)[chosen], rtol=1e-5)
+    np.testing.assert_allclose(np.stack([arrows.U, arrows.V], 1), record.offsets.flatten(0, 2)[chosen], rtol=1e-5)
     assert [text.get_text() for text in axis.get_legend().get_texts()] == [f'stage {record.stage + 1}']
 
 
