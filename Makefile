@@ -3,7 +3,7 @@
 # make demo-seg  the same with UperNet and mIoU
 # make demo-crossformer, demo-crossformer-seg, demo-biformer, demo-biformer-seg
 #                RetinaNet and UperNet with a small CrossFormer or BiFormer
-# make test      set up .venv, run the tests (make test-slow for the long ones)
+# make test      set up .venv, run the tests, two at a time (make test-slow for the long ones)
 # make lint      set up .venv, check the style
 #
 # PYTHON  interpreter that makes .venv, 3.10 or newer
@@ -13,6 +13,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 SHELL := /bin/bash -o pipefail
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 SCENES := data/scenes/annotations/instances_validation.json
 SHOWN := 00003
 
@@ -50,10 +51,10 @@ $(SCENES): mmattn/datasets/scenes.py | .venv/ready
 	$(BIN)/python -m mmattn.datasets.scenes data/scenes
 
 test: .venv/ready
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: .venv/ready
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check .
