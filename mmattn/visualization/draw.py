@@ -140,9 +140,7 @@ def draw_query(axis, record, query=0, head=None, most=100):
     Raises:
         ValueError: there is no such query or head.
     """
-    if not 0 <= query < len(record.queries):
-        raise ValueError(f'query={query} was not recorded; there are {len(record.queries)}, counted from 0')
-    asked = record.queries[query]
+    asked = _asked(record, query)
     keys, weights = merge_heads(asked, head)
     weights, chosen = weights.topk(min(most, len(weights)))
     order = weights.argsort()
@@ -150,7 +148,7 @@ def draw_query(axis, record, query=0, head=None, most=100):
     axis.scatter(*keys.T, s=90 * (weights / weights.max()).clamp(min=0.03), c=weights, cmap=HEAT, vmin=0,
                  edgecolors='white', linewidths=0.3, alpha=0.9)
     _outline(axis, asked.box)
-    axis.plot(*asked.position, marker='*', color=QUERY, markeredgecolor='black', markersize=13)
+    _star(axis, asked)
     return float(weights.sum())
 
 
@@ -184,19 +182,16 @@ def draw_routes(axis, record, query=0):
         ValueError: the record has no routes, or no such query.
     """
     _check_routes(record)
-    if not 0 <= query < len(record.queries):
-        raise ValueError(f'query={query} was not recorded; there are {len(record.queries)}, counted from 0')
-    x, y = record.queries[query].position
-    boxes = record.regions.flatten(0, 1)
-    inside = (boxes[:, 0] <= x) & (x <= boxes[:, 2]) & (boxes[:, 1] <= y) & (y <= boxes[:, 3])
-    own = int(inside.nonzero()[0])
+    asked, boxes = _asked(record, query), record.regions.flatten(0, 1)
+    x, y = (asked.box[0] + asked.box[2]) / 2, (asked.box[1] + asked.box[3]) / 2        # never between two regions
+    own = int(((boxes[:, 0] < x) & (x < boxes[:, 2]) & (boxes[:, 1] < y) & (y < boxes[:, 3])).nonzero())
     routes, logits = record.routes.flatten(0, 1)[own], record.scores.flatten(0, 1)[own]
     others = torch.ones(len(boxes), dtype=torch.bool).index_fill_(0, routes, False)
     axis.add_collection(PatchCollection(_rectangles(boxes[others]), facecolors='black', alpha=0.65))
     axis.add_collection(PatchCollection(_rectangles(boxes[routes]), facecolors='none', edgecolors='white'))
     _write(axis, boxes[routes], [f'{logit:.1f}' for logit in logits])
     _outline(axis, boxes[own].tolist())
-    axis.plot(x, y, marker='*', color=QUERY, markeredgecolor='black', markersize=13)
+    _star(axis, asked)
 
 
 def draw_route_counts(axis, record):
@@ -218,6 +213,16 @@ def draw_route_counts(axis, record):
 def _check_routes(record):
     if record.routes is None:
         raise ValueError(f'{record.layer} is {record.kind}, which has no routes; BiLevelRoutingAttention has')
+
+
+def _asked(record, query):
+    if not 0 <= query < len(record.queries):
+        raise ValueError(f'query={query} was not recorded; there are {len(record.queries)}, counted from 0')
+    return record.queries[query]
+
+
+def _star(axis, asked):
+    axis.plot(*asked.position, marker='*', color=QUERY, markeredgecolor='black', markersize=13)
 
 
 def _outline(axis, box):
@@ -246,15 +251,12 @@ def draw_group(axis, record, query=0):
     """
     if record.groups is None:
         raise ValueError(f'{record.layer} is {record.kind}, which has no groups; windows and CrossFormer have')
-    if not 0 <= query < len(record.queries):
-        raise ValueError(f'query={query} was not recorded; there are {len(record.queries)}, counted from 0')
-    x, y = record.queries[query].position
-    row, column = (min(int(at), side - 1) for at, side in zip(record.frame.to_map((x, y)).tolist(), record.size))
-    tokens = (record.groups == record.groups[row, column]).nonzero()
+    asked = _asked(record, query)
+    tokens = (record.groups == record.groups[record.frame.pixel(asked.position, record.size)]).nonzero()
     first, last = record.frame.to_image(tokens).tolist(), record.frame.to_image(tokens + 1).tolist()
     patches = [Rectangle((a, b), c - a, d - b) for (a, b), (c, d) in zip(first, last)]
     axis.add_collection(PatchCollection(patches, facecolors='#ffd60a', edgecolors='black', linewidths=0.3, alpha=0.6))
-    axis.plot(x, y, marker='*', color=QUERY, markeredgecolor='black', markersize=13)
+    _star(axis, asked)
 
 
 def _legend(axis):

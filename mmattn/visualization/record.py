@@ -26,7 +26,7 @@ class Frame:
     """
     stride: float
     scale: tuple = (1.0, 1.0)
-    size: tuple = None
+    size: tuple | None = None
     flip: str | None = None
 
     def to_image(self, positions):
@@ -38,6 +38,17 @@ class Frame:
         """(..., 2) (x, y) in pixels of the image -> (..., 2) (y, x) in pixels of the map."""
         scale = torch.tensor(self.scale, dtype=torch.double) / self.stride
         return (self._flipped(torch.as_tensor(positions, dtype=torch.double)) * scale).flip(-1)
+
+    def pixel(self, position, size):
+        """(row, column) of the pixel of a map of `size` (H, W) in which a position (x, y) of the image lies.
+
+        Raises:
+            ValueError: it lies outside the image.
+        """
+        if not (0 <= position[0] <= self.size[1] and 0 <= position[1] <= self.size[0]):
+            raise ValueError(f'query (x, y) = ({position[0]:g}, {position[1]:g}) is outside the image, which is '
+                             f'{self.size[1]} pixels wide and {self.size[0]} high')
+        return tuple(min(int(at), side - 1) for at, side in zip(self.to_map(position).tolist(), size))
 
     def _flipped(self, positions):
         x, y = positions.unbind(-1)
@@ -153,7 +164,7 @@ def record_attention(model, queries=(), layers='', top=None, images=None):
         ('stages.2.blocks.0.attn', 'LocalAttention', (3, 13, 20, 2))
     """
     known = tuple(kind for kind in look.registry if kind is not object)
-    named = {name.removeprefix('_orig_mod.'): module for name, module in model.named_modules()}
+    named = {name.replace('_orig_mod.', ''): module for name, module in model.named_modules()}
     chosen = {name: module for name, module in named.items() if isinstance(module, known) and re.search(layers, name)}
     if not chosen:
         found = [name for name, module in named.items() if isinstance(module, known)]
@@ -211,29 +222,21 @@ def _frame(input_size, meta, size, stride, name):
 
 def _record(layer, x, name, image, frame, queries, top):
     size = tuple(x.shape[2:])
-    seen = look(layer, x, [_pixel(query, size, frame) for query in queries])
+    pixels = [frame.pixel(query, size) for query in queries]
+    seen = look(layer, x, pixels)
     record = Record(name, type(layer).__name__, image, size, frame, received=_cpu(seen.received),
                     routes=_cpu(seen.routes), scores=_cpu(seen.scores), groups=_cpu(seen.groups))
     if seen.points is not None:
         record.points, record.references = (frame.to_image(t.cpu()) for t in (seen.points, seen.references))
     if seen.regions is not None:
         record.regions = _boxes(frame, seen.regions.cpu())
-    for position, (keys, weights) in zip(queries, seen.attended):
+    for position, (row, column), (keys, weights) in zip(queries, pixels, seen.attended):
         if top is not None and top < weights.shape[1]:
             weights, chosen = weights.topk(top, -1)
             keys = keys.gather(1, chosen[..., None].expand(-1, -1, 2))
-        row, column = _pixel(position, size, frame)
         box = _boxes(frame, torch.tensor([row, column, row + 1, column + 1]))
         record.queries.append(Query(tuple(position), tuple(box.tolist()), frame.to_image(keys.cpu()), weights.cpu()))
     return record
-
-
-def _pixel(position, size, frame):
-    """(row, column) of the pixel of a map where a position of the image lies."""
-    if not (0 <= position[0] <= frame.size[1] and 0 <= position[1] <= frame.size[0]):
-        raise ValueError(f'query (x, y) = ({position[0]:g}, {position[1]:g}) is outside the image, which is '
-                         f'{frame.size[1]} pixels wide and {frame.size[0]} high')
-    return tuple(min(int(at), side - 1) for at, side in zip(frame.to_map(position).tolist(), size))
 
 
 def _boxes(frame, boxes):
