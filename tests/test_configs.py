@@ -1,7 +1,6 @@
 """Every config: what its name says, what the papers say, and that it builds and runs."""
 import json
 import re
-import sys
 from copy import deepcopy
 from fnmatch import fnmatch
 from functools import cache
@@ -12,14 +11,11 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
+import common
+import train
 from mmattn.datasets import scenes
 from mmattn.registry import MODELS
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / 'tools'))
-import train
-
-import common
 
 NAMES = sorted(f'{path.parent.name}/{path.stem}' for folder in ('dat', 'crossformer', 'biformer')
                for path in (ROOT / 'configs' / folder).glob('*.py'))

@@ -15,9 +15,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from check_data import IGNORED, SPLITS, quiet, spread
 
 import common
+from check_data import IGNORED, SPLITS, quiet, spread
 from common import UsageError, add_config, changed_config, run
 
 RANDOM = 'random'

@@ -6,11 +6,11 @@ the table in configs/FAMILY/README.md, and model-index.yml.
 import argparse
 from pathlib import Path
 
-import published_flops
 import yaml
-from get_flops import SHAPES, Count, count_model
 
+import published_flops
 from common import UsageError, read_config, run
+from get_flops import SHAPES, Count, count_model
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs'

@@ -10,13 +10,12 @@ from pathlib import Path
 import cv2
 import torch
 
+import common
+from common import UsageError, check_checkpoint, load_weights, read_config, run
 from mmattn.visualization import record_attention
 from mmattn.visualization.draw import new_figure
 from mmattn.visualization.pictures import Choice, Found, draw_grid, panels
 from mmattn.visualization.viewer import query_positions, write_viewer
-
-import common
-from common import UsageError, check_checkpoint, load_weights, read_config, run
 
 RANDOM = 'random'
 KEYS = 20       # of a query and head, on the page of --html

@@ -12,13 +12,10 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
+import analyze_points
+import common
 from mmattn.datasets import scenes
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / 'tools'))
-import analyze_points
-
-import common
 
 DET, SEG = ROOT / 'configs/demo/mask-rcnn_dat_scenes.py', ROOT / 'configs/demo/upernet_dat_scenes.py'
 LAYERS = ['backbone.stages.2.blocks.1.attn', 'backbone.stages.3.blocks.0.attn', 'backbone.stages.3.blocks.1.attn']

@@ -1,12 +1,9 @@
 import json
-import sys
 
 import pytest
 
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / 'tools'))
 import benchmark
+from tests.conftest import ROOT
 
 TOOL = ROOT / 'tools/benchmark.py'
 FEW = ('--repeat', 1, '--iterations', 1)

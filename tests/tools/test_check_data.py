@@ -11,13 +11,10 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
+import check_data
+import common
 from mmattn.datasets import scenes
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / 'tools'))
-import check_data
-
-import common
 
 DET, SEG = ROOT / 'configs/demo/mask-rcnn_dat_scenes.py', ROOT / 'configs/demo/upernet_dat_scenes.py'
 

@@ -1,16 +1,12 @@
-import sys
 
 import pytest
 import torch
 from mmengine.config import Config
 
+import common
+import get_flops
 from mmattn.layers import DeformableAttention, NeighborhoodAttention
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / 'tools'))
-import get_flops
-
-import common
 
 RETINANET, CASCADE = 'configs/dat/retinanet_{}_fpn_1x_coco.py', 'configs/dat/cascade-mask-rcnn_dat-t_fpn_1x_coco.py'
 

@@ -1,12 +1,9 @@
-import sys
 
 import pytest
 import yaml
 
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / 'tools'))
 import model_table
+from tests.conftest import ROOT
 
 PUBLISHED = model_table.read_published()
 ROWS = [(title, name) for title, collection in PUBLISHED.items() for name in collection['configs']]

@@ -2,22 +2,18 @@
 import json
 import pickle
 import re
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
 
+import common
+import train
 from mmattn.datasets import scenes
 from mmattn.registry import MODELS
 from tests.checkpoint.test_convert import authors
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / 'tools'))
-import train
-
-import common
 
 DET, SEG = 'configs/demo/mask-rcnn_dat_scenes.py', 'configs/demo/upernet_dat_scenes.py'
 DET_CROSS, SEG_CROSS = 'configs/demo/retinanet_crossformer_scenes.py', 'configs/demo/upernet_crossformer_scenes.py'

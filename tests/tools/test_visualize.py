@@ -5,13 +5,10 @@ import cv2
 import pytest
 from mmengine.config import Config
 
+import common
+import visualize
 from mmattn.datasets import scenes
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / 'tools'))
-import visualize
-
-import common
 
 DET, SEG = 'configs/demo/mask-rcnn_dat_scenes.py', 'configs/demo/upernet_biformer_scenes.py'
 pytestmark = pytest.mark.filterwarnings('ignore')
