@@ -8,10 +8,16 @@
 #
 # PYTHON  interpreter that makes .venv, 3.10 or newer
 # TORCH   what to install as torch; 2.13.0 is the version the figures in the README were measured with
+# STACK   the OpenMMLab packages: onedl, the maintained ones, or openmmlab, the classic ones, in .venv-openmmlab
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-BIN := .venv/bin
+STACK ?= onedl
+VENV := $(if $(filter onedl,$(STACK)),.venv,.venv-$(STACK))
+BIN := $(VENV)/bin
+MMCV := $(if $(filter onedl,$(STACK)),onedl-mmcv,'mmcv>=2.1,<2.2')
+# mmcv 2.1 is built with pkg_resources, which later ones lack
+SETUPTOOLS := $(if $(filter onedl,$(STACK)),setuptools,'setuptools<82')
 SHELL := /bin/bash -o pipefail
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 SCENES := data/scenes/annotations/instances_validation.json
@@ -42,35 +48,35 @@ work_dirs/%/test.log: work_dirs/%/trained
 	mv $@.part $@
 
 # An interrupted training goes on where it stopped; a finished one is done again when its config changes.
-work_dirs/%/trained: configs/demo/%.py $(wildcard configs/_base_/*/*.py) $(SCENES) | .venv/ready
+work_dirs/%/trained: configs/demo/%.py $(wildcard configs/_base_/*/*.py) $(SCENES) | $(VENV)/ready
 	if [ -e $@ ]; then rm -r work_dirs/$*; fi
 	$(BIN)/python tools/train.py $< --resume
 	touch $@
 
-$(SCENES): mmattn/datasets/scenes.py | .venv/ready
+$(SCENES): mmattn/datasets/scenes.py | $(VENV)/ready
 	$(BIN)/python -m mmattn.datasets.scenes data/scenes
 
-test: .venv/ready
+test: $(VENV)/ready
 	$(PYTEST) -m "not slow"
 
-test-slow: .venv/ready
+test-slow: $(VENV)/ready
 	$(PYTEST) -m slow
 
-lint: .venv/ready
+lint: $(VENV)/ready
 	$(BIN)/ruff check .
 
-setup: .venv/ready
+setup: $(VENV)/ready
 
 # mmcv's operators are compiled against the torch installed before it; -g0 leaves debug symbols out.
-.venv/ready: setup.py
+$(VENV)/ready: setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mmattn needs Python 3.10 or newer; set PYTHON=")'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --upgrade pip
-	$(BIN)/pip install $(TORCH) setuptools wheel ninja packaging
+	$(BIN)/pip install $(TORCH) $(SETUPTOOLS) wheel ninja packaging
 	@echo "compiling mmcv: five to ten minutes"
-	CFLAGS=-g0 $(BIN)/pip install --no-build-isolation onedl-mmcv
-	$(BIN)/pip install -e '.[onedl,test]'
+	CFLAGS=-g0 $(BIN)/pip install --no-build-isolation $(MMCV)
+	$(BIN)/pip install -e '.[$(STACK),test]'
 	touch $@
 
 clean:
-	rm -rf .venv work_dirs data/scenes
+	rm -rf .venv .venv-openmmlab work_dirs data/scenes

@@ -3,6 +3,7 @@
 They come in two distributions with the same import names: the maintained `onedl-*` packages and the
 classic ones. Either will do; this module is the only place that cares which.
 """
+import os
 import re
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -56,6 +57,30 @@ def require(*modules):
 
 def _numbers(text):
     return tuple(int(n) for n in re.findall(r'\d+', text)[:2])
+
+
+def choose_checkpoint_reading(trust=False):
+    """Let MMEngine read checkpoints without running code that they carry, whatever its version does by itself: some
+    fall back to running it, and MMEngine 0.10.7 cannot read its own files at all since PyTorch 2.6.
+
+    Args:
+        trust (bool): True reads files as PyTorch did before, running their code.
+    """
+    import torch
+    from mmengine.runner import checkpoint
+
+    from mmattn.checkpoint.reading import read_checkpoint
+
+    def read(path, map_location=None, **options):
+        path = os.path.expanduser(path)
+        if not trust:
+            return read_checkpoint(path, map_location)
+        if path.startswith(('http://', 'https://')):
+            return torch.hub.load_state_dict_from_url(path, map_location=map_location, weights_only=False)
+        return torch.load(path, map_location=map_location, weights_only=False)
+
+    checkpoint.CheckpointLoader.register_scheme(['', 'http://', 'https://'], read, force=True)
+    checkpoint.load_from_http = read        # what the other schemes end in
 
 
 def mend_config_lookup():

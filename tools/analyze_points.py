@@ -18,7 +18,8 @@ import numpy as np
 
 import common
 from check_data import IGNORED, SPLITS, quiet, spread
-from common import UsageError, add_config, changed_config, run
+from common import UsageError, add_config, add_trust, changed_config, run
+from mmattn.openmmlab import choose_checkpoint_reading
 
 RANDOM = 'random'
 COLUMNS = ('weights', 'layer', 'mask area', 'uniform grid', 'points', 'attention', 'points − grid', 'attention − grid')
@@ -29,6 +30,7 @@ GREY = '#8a8f98'
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_config(parser)
+    add_trust(parser)
     parser.add_argument('checkpoint', nargs='*', default=[RANDOM],
                         help=f"checkpoint files to compare, ours or the authors'; '{RANDOM}', the default, stands for "
                         'the weights that training starts from')
@@ -305,6 +307,7 @@ def plot(found, title, path):
 
 def main():
     args = parse_args()
+    choose_checkpoint_reading(args.trust_checkpoint)
     if args.limit < 0:
         raise UsageError(f'--limit {args.limit}: a number of images, or 0 for all')
     cfg = changed_config(args)

@@ -5,7 +5,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from mmattn.openmmlab import DISTRIBUTIONS, require
+from mmattn.openmmlab import DISTRIBUTIONS, choose_checkpoint_reading, require
 
 CFG_OPTIONS_HELP = ('settings to override, key=value pairs separated by spaces; nested keys with dots, lists as '
                     'key="[a,b]", for example train_dataloader.batch_size=4')
@@ -35,9 +35,17 @@ def add_config(parser):
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help=CFG_OPTIONS_HELP)
 
 
+def add_trust(parser):
+    """The option to run code that a checkpoint carries; see `choose_checkpoint_reading`."""
+    parser.add_argument('--trust-checkpoint', action='store_true',
+                        help='read checkpoints although they hold more than tensors and plain values, and run the code '
+                             'that they carry')
+
+
 def add_common_options(parser):
     """The options that mmdet's and mmseg's own scripts share."""
     add_config(parser)
+    add_trust(parser)
     parser.add_argument('--work-dir', help='where logs and checkpoints go; default work_dirs/<name of the config>')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='how several processes were started')
@@ -76,6 +84,7 @@ def changed_config(args):
 def load_config(args):
     """Read the config that the options name, apply them, choose the work directory."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    choose_checkpoint_reading(args.trust_checkpoint)
     cfg = changed_config(args)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)

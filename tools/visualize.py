@@ -12,6 +12,7 @@ import torch
 
 import common
 from common import UsageError, check_checkpoint, load_weights, read_config, run
+from mmattn.openmmlab import choose_checkpoint_reading
 from mmattn.visualization import record_attention
 from mmattn.visualization.draw import new_figure
 from mmattn.visualization.pictures import Choice, Found, draw_grid, panels
@@ -25,6 +26,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
     common.add_config(parser)
+    common.add_trust(parser)
     parser.add_argument('checkpoint', help="checkpoint file, ours or the authors'; 'random' for an untrained model")
     parser.add_argument('--query', nargs=2, type=float, action='append', metavar=('X', 'Y'),
                         help='a query, in pixels of the image; several allowed. Default: the middle of what the model '
@@ -132,6 +134,7 @@ def write(pictures, size, folder):
 
 def main():
     args = parse_args()
+    choose_checkpoint_reading(args.trust_checkpoint)
     if args.html and len(args.images) > 1:
         raise UsageError(f'--html takes one image, and there are {len(args.images)}')
     images = {path: read_image(path) for path in args.images}

@@ -1,7 +1,10 @@
 """Read checkpoint files of any origin without running code that they carry."""
 import re
 from collections import OrderedDict
+from importlib.util import find_spec
+from pickle import UnpicklingError
 
+import numpy as np
 import torch
 
 
@@ -15,11 +18,12 @@ CONTAINERS = ('yacs.config.CfgNode', 'argparse.Namespace', 'addict.addict.Dict',
               'mmengine.config.config.ConfigDict')
 
 
-def read_checkpoint(path):
-    """The content of a checkpoint file, on the CPU.
+def read_checkpoint(path, map_location='cpu'):
+    """The content of a checkpoint file.
 
     Args:
         path (str | Path): a file, or an http(s) address to download it from.
+        map_location (str | torch.device | Callable): where tensors go.
 
     Returns:
         dict: whatever was saved; see `state_dict_of`.
@@ -27,25 +31,46 @@ def read_checkpoint(path):
     Raises:
         CheckpointError: there is no such file, it is no checkpoint, or it holds more than tensors and plain values.
     """
-    allowed = [(OrderedDict, name) for name in CONTAINERS]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(_allowed()):
             if str(path).startswith(('http://', 'https://')):
-                content = torch.hub.load_state_dict_from_url(str(path), map_location='cpu', weights_only=True)
+                content = torch.hub.load_state_dict_from_url(str(path), map_location=map_location, weights_only=True)
             else:
-                content = torch.load(path, map_location='cpu', weights_only=True)
+                content = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f'{path} does not exist') from None
     except Exception as error:      # bytes that are no pickle can fail at any instruction
         foreign = re.search(r'GLOBAL ([\w.]+)', str(error))
         if foreign:
             raise CheckpointError(f'{path} is refused: it holds {foreign[1]}, and reading that would run code. Ask for '
-                                  'a file with tensors only, or save one where you trust it') from None
+                                  'a file with tensors only; tools/train.py and test.py run the code of one that you '
+                                  'trust with --trust-checkpoint') from None
         reason = (str(error).strip().splitlines() or ['empty'])[0]
         raise CheckpointError(f'{path} is no checkpoint ({type(error).__name__}: {reason})') from None
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} holds a {type(content).__name__}; a checkpoint is a dict of tensors')
     return content
+
+
+def _allowed():
+    """What a file may name beside tensors and plain values: containers, arrays, and MMEngine's logs of a training."""
+    core = np._core if hasattr(np, '_core') else np.core
+    allowed = [(OrderedDict, name) for name in CONTAINERS]
+    allowed += [np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in '?bBhHiIlLqQefd')]
+    for function in (core.multiarray._reconstruct, core.multiarray.scalar):
+        allowed += [(function, f'numpy.{room}.multiarray.{function.__name__}') for room in ('_core', 'core')]
+    if find_spec('mmengine'):
+        from mmengine.logging import HistoryBuffer
+        allowed += [HistoryBuffer, (_statistic, 'builtins.getattr')]
+    return allowed
+
+
+def _statistic(owner, name):
+    """A method of MMEngine's logs, which files name with `getattr`; no attribute of anything else."""
+    from mmengine.logging import HistoryBuffer
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise UnpicklingError(f'GLOBAL builtins.getattr of {owner!r}, {name!r}')
+    return getattr(owner, name)
 
 
 def state_dict_of(content, path='the checkpoint'):

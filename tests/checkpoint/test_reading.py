@@ -3,10 +3,14 @@ import os
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader, checkpoint
 
 from mmattn.checkpoint.reading import CheckpointError, read_checkpoint, state_dict_of
+from mmattn.openmmlab import choose_checkpoint_reading
 
 
 @pytest.fixture
@@ -83,3 +87,44 @@ def test_files_that_are_no_checkpoints_are_named(save, tmp_path):
         read_checkpoint(save([torch.zeros(1)]))
     with pytest.raises(CheckpointError, match=r'the file holds no tensors; its entries are: epoch, lr'):
         state_dict_of({'epoch': 1, 'lr': 0.1}, 'the file')
+
+
+def test_what_a_training_saves_is_read_whole(save):
+    logs = HistoryBuffer([0.5, 0.25], [1, 1])
+    content = {'state_dict': {'w': torch.ones(2)}, 'meta': {'epoch': 3, 'seed': np.int64(7)},
+               'message_hub': {'log_scalars': {'train/loss': logs}}, 'optimizer': {'state': {}, 'param_groups': []}}
+    read = read_checkpoint(save(content))
+    assert read['message_hub']['log_scalars']['train/loss'].mean() == 0.375
+    assert read['meta'] == {'epoch': 3, 'seed': 7}
+
+
+def test_logs_open_no_door_to_other_attributes(save):
+    class Door:
+        def __reduce__(self):
+            return getattr, (HistoryBuffer, '__init__')
+
+    with pytest.raises(CheckpointError, match=r'is refused: it holds builtins\.getattr'):
+        read_checkpoint(save({'w': torch.zeros(1), 'door': Door()}))
+
+
+@pytest.fixture
+def loader():
+    """MMEngine's own reading comes back after the test."""
+    schemes, over_http = dict(CheckpointLoader._schemes), checkpoint.load_from_http
+    yield
+    CheckpointLoader._schemes, checkpoint.load_from_http = schemes, over_http
+
+
+@pytest.mark.usefixtures('loader')
+def test_mmengine_reads_what_it_is_told_to(save, tmp_path):
+    Trap.path = str(tmp_path / 'trapped')
+    path = str(save({'state_dict': {'weight': torch.ones(1, 1)}, 'extra': Trap()}))
+    model = torch.nn.Linear(1, 1, bias=False)
+    choose_checkpoint_reading()
+    with pytest.raises(CheckpointError, match='is refused'):
+        checkpoint.load_checkpoint(model, path)
+    assert not (tmp_path / 'trapped').exists()
+    choose_checkpoint_reading(trust=True)
+    checkpoint.load_checkpoint(model, path)
+    assert (tmp_path / 'trapped').exists()
+    assert model.weight.item() == 1
