@@ -75,7 +75,7 @@ class Model:
         with DefaultScope.overwrite_default_scope(self.scope):
             settings = deepcopy(self.cfg.test_dataloader.dataset)
             if ground_truth:
-                common.check_data(self.cfg, 'test')
+                common.check_data(dict(test_dataloader=self.cfg.test_dataloader), 'test')
                 settings.test_mode = True
                 dataset = DATASETS.build(settings)
                 places = [i for i in range(len(dataset))
