@@ -13,6 +13,7 @@ import train
 from mmattn.datasets import scenes
 from mmattn.registry import MODELS
 from tests.checkpoint.test_convert import authors
+from tests.checkpoint.test_reading import Trap
 from tests.conftest import ROOT
 
 DET, SEG = 'configs/demo/mask-rcnn_dat_scenes.py', 'configs/demo/upernet_dat_scenes.py'
@@ -152,6 +153,17 @@ def test_other_wrong_uses_are_one_line(one_line, tmp_path, data):
         'tools/train.py', DET, '--work-dir', tmp_path, *options, *pretrained)
     if not torch.cuda.is_available():
         assert '--amp needs a GPU' in one_line('tools/train.py', DET, '--amp', *options)
+
+
+def test_code_in_a_checkpoint_is_run_only_where_it_is_trusted(one_line, tmp_path, data):
+    Trap.path = str(tmp_path / 'trapped')
+    file = tmp_path / 'file.pth'
+    torch.save({'state_dict': {'w': torch.zeros(1)}, 'extra': Trap()}, file)
+    options = '--work-dir', tmp_path, '--cfg-options', *overrides(data, SEG)
+    assert 'is refused: it holds' in one_line('tools/test.py', SEG, file, *options)
+    assert not (tmp_path / 'trapped').exists()
+    assert 'is not of this model' in one_line('tools/test.py', SEG, file, '--trust-checkpoint', *options)
+    assert (tmp_path / 'trapped').exists()
 
 
 def test_a_checkpoint_cut_short_is_refused(tmp_path):
