@@ -39,6 +39,7 @@ def draw_into(cfg, folder):
     hook.draw = True
     if is_segmentation(cfg):
         cfg.visualizer.save_dir = folder            # pictures in vis_data/vis_image
+        hook.interval = 1                           # the classic mmseg draws every 50th otherwise
     else:
         hook.test_out_dir = str(Path(folder).absolute())
 
