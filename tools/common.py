@@ -179,6 +179,22 @@ def build_model(cfg):
         raise UsageError(error.args[0] if error.args else error) from error
 
 
+def join_processes(cfg):
+    """Let the processes that torchrun started work together over gloo where there is no GPU.
+
+    MMEngine's launcher takes a CUDA device in any case, but leaves a process group alone that stands already; its
+    data-parallel wrapper takes one unless the config says otherwise.
+    """
+    import torch
+    if cfg.launcher != 'pytorch' or torch.cuda.is_available():
+        return
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+                   find_unused_parameters=cfg.get('find_unused_parameters', False))
+    cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {})}
+
+
 def build_runner(cfg):
     """Build MMEngine's runner, the model with it.
 
@@ -187,6 +203,7 @@ def build_runner(cfg):
     """
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
+    join_processes(cfg)
     try:
         return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     except (ValueError, KeyError, ImportError) as error:

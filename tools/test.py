@@ -89,6 +89,8 @@ def main():
     runner = build_runner(cfg)
     load_weights(runner, args.checkpoint)
     metrics = runner.test()
+    if runner.rank:
+        return      # the first process speaks for all
     if not metrics:
         print('no figures: the model predicted nothing above its score threshold')
     print(*(f'{name} {value:.3f}' for name, value in metrics.items() if isinstance(value, Real)), sep='\n')

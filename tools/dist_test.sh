@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Test with N processes on this machine: tools/dist_test.sh CONFIG CHECKPOINT N [options of tools/test.py]
+#
+# TORCHRUN  options of torchrun, as in dist_train.sh
+set -euo pipefail
+if [ $# -lt 3 ]; then sed -n '2s/^# //p' "$0" >&2; exit 2; fi
+exec "${PYTHON:-python}" -m torch.distributed.run ${TORCHRUN:---standalone} --nproc-per-node="$3" \
+    "$(dirname "$0")/test.py" "$1" "$2" --launcher pytorch "${@:4}"
