@@ -139,27 +139,28 @@ class DeformableAttention(nn.Module):
         q, k, v = (rearrange(t, 'b (h d) y x -> b h y x d', h=self.num_heads) for t in (q.to(k.dtype), k, v))
         return q, k, v, points, references
 
-    def bias(self, size, points, queries=slice(None)):
+    def bias(self, size, points):
         """What position adds to the logits.
 
         Args:
             size (tuple[int, int]): (H, W) of the map of queries.
             points (Tensor): (B, G, Hk, Wk, 2), see `sampling_points`.
-            queries (slice): which of the H W queries, row by row.
 
         Returns:
-            Tensor | None: (B or 1, h, n, K) for n queries and K = Hk Wk keys; None where nothing is added.
+            Callable[[slice], Tensor] | None: from n of the H W queries, row by row, to (B or 1, h, n, K) for K = Hk Wk
+            keys; None where nothing is added.
         """
+        if self.position_bias in ('none', 'depthwise'):
+            return None
         points = points.flatten(2, 3)
         if self.position_bias == 'fixed':
-            return resize_fixed_bias(self.rpe_table, size[0] * size[1], points.shape[2])[None, :, queries]
-        grid = query_grid(size, self.convention, points.device).to(points.dtype).flatten(0, 1)[queries]
+            table = resize_fixed_bias(self.rpe_table, size[0] * size[1], points.shape[2])
+            return lambda queries: table[None, :, queries]
+        grid = query_grid(size, self.convention, points.device).to(points.dtype).flatten(0, 1)
         if self.position_bias == 'table':
-            return position_bias(self.rpe_table, grid, points)
-        if self.position_bias == 'log_cpb':
-            bias = in_float32(self.rpe_mlp, log_displacements(grid, points))
-            return rearrange(bias, 'b g n k h -> b (g h) n k')
-        return None
+            return lambda queries: position_bias(self.rpe_table, grid[queries], points)
+        return lambda queries: rearrange(in_float32(self.rpe_mlp, log_displacements(grid[queries], points)),
+                                         'b g n k h -> b (g h) n k')
 
     def forward(self, x):
         q, k, v, points, _ = self.projections(x)
@@ -175,8 +176,9 @@ class DeformableAttention(nn.Module):
             return deformable_attention(q, k, v, points, self.rpe_table, self.convention, dropout, self.backend)
         size = q.shape[2:4]
         q, k, v = (t.flatten(2, 3) for t in (q, k, v))
+        bias = self.bias(size, points)
         if self.position_bias == 'log_cpb':
-            out = attention_in_blocks(q, k, v, lambda queries: self.bias(size, points, queries), dropout)
+            out = attention_in_blocks(q, k, v, bias, dropout)
         else:
-            out = attention(q, k, v, self.bias(size, points), dropout)
+            out = attention(q, k, v, bias and bias(slice(None)), dropout)
         return out.unflatten(2, size)

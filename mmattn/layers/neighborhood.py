@@ -42,12 +42,17 @@ class NeighborhoodAttention(nn.Module):
         self.drop = nn.Dropout(drop_rate)
         nn.init.trunc_normal_(self.rpb, std=0.02)
 
-    def forward(self, x):
+    def projections(self, x):
+        """Queries, keys and values (3, B, h, H', W', d) of a map (B, C, H, W), padded to (H', W') if it is small."""
         height, width = x.shape[2:]
         x = x.permute(0, 2, 3, 1)
         if self.pad_small:
             x = F.pad(x, (0, 0, 0, max(self.kernel_size - width, 0), 0, max(self.kernel_size - height, 0)))
-        q, k, v = rearrange(self.qkv(x), 'b y x (three h d) -> three b h y x d', three=3, h=self.num_heads)
+        return rearrange(self.qkv(x), 'b y x (three h d) -> three b h y x d', three=3, h=self.num_heads)
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        q, k, v = self.projections(x)
         out = neighborhood_attention(q, k, v, self.rpb, self.kernel_size, self.attn_drop_rate if self.training else 0.0)
         out = rearrange(out[..., :height, :width, :], 'b h y x d -> b y x (h d)')
         return self.drop(self.proj(out)).permute(0, 3, 1, 2)

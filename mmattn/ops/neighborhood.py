@@ -120,7 +120,7 @@ def _runs(side, kernel_size, device):
     def placed(first):
         """Where the strip of the tile at `first` and the windows of its queries start, relative to `first`."""
         queries = range(first, first + tile)
-        starts = [min(max(i - kernel_size // 2, 0), side - window) for i in queries]
+        starts = [window_start(i, side, kernel_size) for i in queries]
         return min(starts[0], side - strip) - first, tuple(s - first for s in starts)
 
     runs = []
@@ -133,6 +133,11 @@ def _runs(side, kernel_size, device):
                          slice(first, last + tile), slice(first + shift, last + shift + strip),
                          offsets.clamp(0, 2 * kernel_size - 2), (key < start) | (key >= start + window)))
     return runs
+
+
+def window_start(i, side, kernel_size):
+    """First key of query i along a side: the window stops moving at the borders, and is no larger than the map."""
+    return min(max(i - kernel_size // 2, 0), side - min(kernel_size, side))
 
 
 def _groups(items, key):

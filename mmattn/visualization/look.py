@@ -21,6 +21,7 @@ from mmattn.layers import (
     ShortDistanceAttention,
     SpatialReductionAttention,
 )
+from mmattn.ops.neighborhood import window_start
 from mmattn.ops.partition import group_views, pad_to_multiple
 from mmattn.ops.routing import region_view
 
@@ -112,16 +113,14 @@ def _(layer: LocalAttention, x, pixels=()):
 @look.register
 def _(layer: NeighborhoodAttention, x, pixels=()):
     kernel = layer.kernel_size
-    x = x.permute(0, 2, 3, 1)
-    if layer.pad_small:
-        x = F.pad(x, (0, 0, 0, max(kernel - x.shape[2], 0), 0, max(kernel - x.shape[1], 0)))
-    q, k, _ = rearrange(layer.qkv(x), '1 y x (three h d) -> three h y x d', three=3, h=layer.num_heads)
-    positions, attended = centers(x.shape[1:3], x.device), []
+    q, k, _ = layer.projections(x)[:, 0]
+    size, attended = q.shape[1:3], []
+    positions = centers(size, x.device)
     for pixel in pixels:
-        starts = [min(max(i - kernel // 2, 0), max(side - kernel, 0)) for i, side in zip(pixel, x.shape[1:3])]
+        starts = [window_start(i, side, kernel) for i, side in zip(pixel, size)]
         window = tuple(slice(start, start + kernel) for start in starts)
         of_table = tuple(slice(start - i + kernel - 1, min(start + kernel, side) - i + kernel - 1)
-                         for start, i, side in zip(starts, pixel, x.shape[1:3]))
+                         for start, i, side in zip(starts, pixel, size))
         attended.append(attend(q[(slice(None), *pixel)], k[(slice(None), *window)].flatten(1, 2),
                                positions[window].flatten(0, 1), layer.rpb[(slice(None), *of_table)].flatten(1)))
     return Look(attended)
@@ -185,14 +184,14 @@ def _(layer: DeformableAttention, x, pixels=()):
     else:
         positions, references = (_to_pixels(t, size) for t in (points[0], references))
     of_heads = positions.flatten(1, 2).repeat_interleave(layer.num_heads // layer.offset_groups, 0)
-    attended, received = [], 0
+    bias, attended, received = layer.bias(size, points), [], 0
     for row, column in pixels:
         query = slice(row * size[1] + column, row * size[1] + column + 1)
-        attended.append((of_heads, _weights(q[:, query], k, layer.bias(size, points, query))[:, 0]))
+        attended.append((of_heads, _weights(q[:, query], k, bias and bias(query))[:, 0]))
     step = max(1, BLOCK_LOGITS // (len(k) * k.shape[1]))
     for first in range(0, q.shape[1], step):
         queries = slice(first, first + step)
-        received = received + _weights(q[:, queries], k, layer.bias(size, points, queries)).sum(1)
+        received = received + _weights(q[:, queries], k, bias and bias(queries)).sum(1)
     return Look(attended, positions, references, received.unflatten(1, keys) / q.shape[1])
 
 
