@@ -14,4 +14,7 @@ mend_config_lookup()
 
 MODELS = Registry('model', parent=mmengine_registry.MODELS, scope='mmattn',
                   locations=['mmattn.backbones', 'mmattn.necks'])
-HOOKS = Registry('hook', parent=mmengine_registry.HOOKS, scope='mmattn', locations=['mmattn.visualization.hook'])
+HOOKS = Registry('hook', parent=mmengine_registry.HOOKS, scope='mmattn',
+                 locations=['mmattn.engine', 'mmattn.visualization.hook'])
+DATA_SAMPLERS = Registry('data sampler', parent=mmengine_registry.DATA_SAMPLERS, scope='mmattn',
+                         locations=['mmattn.engine'])

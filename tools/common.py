@@ -195,6 +195,22 @@ def join_processes(cfg):
     cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {})}
 
 
+def add_safeguards(cfg):
+    """Let a training resume exactly and keep its files whole, see `mmattn.engine`.
+
+    A hook that the config sets under the same name stays as it is, and None leaves it out.
+    """
+    hooks = cfg.setdefault('default_hooks', {})
+    hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
+    if hooks.checkpoint and hooks.checkpoint.type == 'CheckpointHook':
+        hooks.checkpoint.type = 'mmattn.CheckpointHook'
+    for name, kind in dict(seed='SeedHook', losses='AverageLossesHook').items():
+        if hooks.setdefault(name, dict(type=f'mmattn.{kind}')) is None:
+            hooks.pop(name)     # MMEngine takes None for its own hooks alone
+    if cfg.train_dataloader.sampler.type != 'mmattn.NumberedSampler':
+        cfg.train_dataloader.sampler = dict(type='mmattn.NumberedSampler', sampler=cfg.train_dataloader.sampler)
+
+
 def build_runner(cfg):
     """Build MMEngine's runner, the model with it.
 

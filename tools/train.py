@@ -1,10 +1,14 @@
 """Train a detector or a segmentor: python tools/train.py CONFIG"""
 import argparse
 import os
+from pathlib import Path
+
+from mmengine.runner import CheckpointLoader
 
 from common import (
     UsageError,
     add_common_options,
+    add_safeguards,
     build_runner,
     check_checkpoint,
     check_data,
@@ -12,6 +16,8 @@ from common import (
     load_config,
     run,
 )
+from mmattn.checkpoint.reading import CheckpointError
+from mmattn.engine.checkpoint import check_resumable, check_same_model, saved_checkpoints
 
 
 def parse_args():
@@ -63,6 +69,40 @@ def choose_precision(cfg, wanted):
                              if key not in ('loss_scale', 'dtype')} | {'type': 'OptimWrapper'}
 
 
+def resume_from(cfg, wanted):
+    """Let a config go on from the checkpoint that is wanted or, with 'auto', from the latest whole one in its work
+    directory, with the seed that it was saved with.
+
+    Returns:
+        dict | None: its content; None where there is none, and the training starts at the beginning.
+
+    Raises:
+        CheckpointError: the one that is wanted cannot be read, or cannot be resumed from.
+    """
+    for path in saved_checkpoints(cfg.work_dir) if wanted == 'auto' else [wanted]:
+        try:
+            check_checkpoint(path)
+            content = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+            check_resumable(content, path)
+        except (CheckpointError, UsageError) as error:
+            if wanted != 'auto':
+                raise UsageError(f'{error}{instead(cfg, path)}') from error
+            print(f'not resumed from: {error}', flush=True)
+            continue
+        print(f'resumes from {path}', flush=True)
+        cfg.resume, cfg.load_from = True, str(path)
+        cfg.randomness = {**cfg.get('randomness', {}), 'seed': content['meta'].get('seed')}
+        return content
+    print(f'no checkpoint in {cfg.work_dir} to resume from: the training starts at the beginning', flush=True)
+    return None
+
+
+def instead(cfg, path):
+    """Half a sentence that names the latest other checkpoint in the work directory."""
+    others = [other for other in saved_checkpoints(cfg.work_dir) if other.resolve() != Path(path).resolve()]
+    return f'; the latest other one is {others[0]}' if others else ''
+
+
 def main():
     args = parse_args()
     cfg = load_config(args)
@@ -71,9 +111,8 @@ def main():
         if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
             raise UsageError(f'--auto-scale-lr: {args.config} has no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+    saved = resume_from(cfg, args.resume) if args.resume else None
+    add_safeguards(cfg)
     check_data(cfg, 'train', 'val')
     check_pretrained(cfg.model)
     if cfg.get('load_from'):
@@ -83,6 +122,11 @@ def main():
     if args.auto_scale_lr:      # MMEngine divides images x processes by the base and leaves accumulation out
         cfg.auto_scale_lr.base_batch_size /= effective_batch(cfg)[2]
     runner = build_runner(cfg)
+    if saved:
+        try:
+            check_same_model(saved, runner.model, cfg.load_from)
+        except CheckpointError as error:
+            raise UsageError(f'{error}{instead(cfg, cfg.load_from)}') from error
     runner.logger.info(batch)
     runner.train()
 

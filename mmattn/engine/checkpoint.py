@@ -1,0 +1,131 @@
+"""Checkpoints that survive: written whole, removed late, checked before a training goes on from one."""
+import os
+import re
+from pathlib import Path
+
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.model import is_model_wrapper
+
+from mmattn.checkpoint.reading import CheckpointError
+from mmattn.registry import HOOKS
+
+
+@register_backend('whole')
+class WholeFiles(LocalBackend):
+    """Local files that are whole or absent, even if the process or the machine stops while one is written."""
+
+    def put(self, obj, filepath):
+        path = Path(filepath)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f'{path.name}.part')
+        try:
+            with part.open('wb') as file:
+                file.write(obj)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+class LateRemoval:
+    """A file backend whose removals wait for `carry_out`."""
+
+    def __init__(self, backend):
+        self.backend = backend
+        self.waiting = []
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__['backend'], name)
+
+    def remove(self, path):
+        self.waiting.append((self.backend.remove, path))
+
+    def rmtree(self, path):
+        self.waiting.append((self.backend.rmtree, path))
+
+    def carry_out(self):
+        while self.waiting:
+            remove, path = self.waiting.pop()
+            remove(path)
+
+
+@HOOKS.register_module()
+class CheckpointHook(MMEngineCheckpointHook):
+    """MMEngine's hook, which loses no checkpoint: files are written whole, and those beyond `max_keep_ckpts`, or a best
+    one that is no longer, are removed after the new one stands.
+
+    Raises:
+        CheckpointError: a file cannot be written, with the reason; earlier ones are as they were.
+    """
+
+    def __init__(self, *args, **kwargs):
+        if not kwargs.get('file_client_args'):
+            kwargs['backend_args'] = kwargs.get('backend_args') or dict(backend='whole')
+        super().__init__(*args, **kwargs)
+
+    def before_train(self, runner):
+        super().before_train(runner)
+        self.file_backend = LateRemoval(self.file_backend)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self._save(super().after_train_iter, runner, batch_idx, data_batch, outputs)
+
+    def after_train_epoch(self, runner):
+        self._save(super().after_train_epoch, runner)
+
+    def after_val_epoch(self, runner, metrics):
+        self._save(super().after_val_epoch, runner, metrics)
+
+    def _save(self, save, *args):
+        try:
+            save(*args)
+        except OSError as error:
+            raise CheckpointError(f'cannot save a checkpoint in {self.out_dir}: {error.strerror or error}; those saved '
+                                  'before are as they were, and --resume goes on from the latest') from error
+        self.file_backend.carry_out()
+
+
+def saved_checkpoints(folder):
+    """The checkpoints that a training left in its work directory, latest first.
+
+    Args:
+        folder (str | Path): holds files epoch_N.pth or iter_N.pth, and 'last_checkpoint', which may name one elsewhere.
+
+    Returns:
+        list[Path]: existing files.
+    """
+    pointer = Path(folder) / 'last_checkpoint'
+    last = Path(pointer.read_text().strip() or '.') if pointer.is_file() else Path('.')
+    numbered = {}
+    for room in {Path(folder).resolve(), last.parent.resolve() if last.name else Path(folder).resolve()}:
+        for path in room.glob('*.pth'):
+            number = re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name)
+            if number:
+                numbered[path] = int(number[1])
+    found = sorted(numbered, key=numbered.get, reverse=True)
+    return found if not last.is_file() or last.resolve() in found else [last, *found]
+
+
+def check_resumable(content, path):
+    """Raise CheckpointError unless a checkpoint has what a training goes on from."""
+    missing = [name for name in ('state_dict', 'optimizer', 'message_hub', 'meta') if name not in content]
+    if missing:
+        raise CheckpointError(f'{path} cannot be resumed from: it holds no {", ".join(missing)}; load_from takes such '
+                              'weights')
+
+
+def check_same_model(content, model, path):
+    """Raise CheckpointError unless the parameters of a checkpoint have the names and shapes of a model's."""
+    wanted = {name: tuple(value.shape) for name, value in
+              (model.module if is_model_wrapper(model) else model).state_dict().items()}
+    saved = {name: tuple(value.shape) for name, value in content['state_dict'].items()}
+    reasons = []
+    for what, names in (('missing', wanted.keys() - saved), ('unknown', saved.keys() - wanted),
+                        ('of another shape', {name for name in saved.keys() & wanted if saved[name] != wanted[name]})):
+        if names:
+            reasons.append(f'{len(names)} {what} ({min(names)}{", …" * (len(names) > 1)})')
+    if reasons:
+        raise CheckpointError(f'{path} is of another model: of {len(wanted)} parameters and buffers, '
+                              f'{", ".join(reasons)}')

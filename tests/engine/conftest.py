@@ -1,0 +1,54 @@
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import Dataset
+
+import mmattn.registry  # noqa: F401
+
+
+class Numbers(Dataset):
+    """Eight samples, each a number with noise, so that the generators matter."""
+
+    metainfo = {}
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return {'inputs': torch.tensor([float(index), 1.0]) + 0.1 * torch.rand(2)}
+
+
+class Net(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(2, 4)
+        self.middle = nn.Sequential(nn.Dropout(0.5), nn.ReLU())
+        self.last = nn.Linear(4, 1)
+
+    def forward(self, inputs, mode='tensor'):
+        x = self.last(self.middle(self.first(torch.stack(list(inputs)))))
+        return {'loss': x.square().mean()} if mode == 'loss' else x
+
+
+@pytest.fixture
+def runner(tmp_path):
+    """Build MMEngine's runner of a toy training of 6 iterations of 2 samples, with the hooks given by name."""
+    def build(work_dir=tmp_path, model=None, optim_wrapper=(), train_cfg=(), resume=False, numbered=True, **hooks):
+        torch.manual_seed(0)
+        sampler = dict(type='InfiniteSampler')
+        cfg = ConfigDict(
+            train_dataloader=dict(
+                batch_size=2, num_workers=0, dataset=Numbers(),
+                sampler=dict(type='mmattn.NumberedSampler', sampler=sampler) if numbered else sampler),
+            train_cfg={**dict(type='IterBasedTrainLoop', max_iters=6), **dict(train_cfg)},
+            optim_wrapper={**dict(optimizer=dict(type='AdamW', lr=0.01)), **dict(optim_wrapper)},
+            default_hooks={**dict(checkpoint=dict(type='mmattn.CheckpointHook', by_epoch=False, interval=1),
+                                  seed=dict(type='mmattn.SeedHook')), **hooks})
+        cfg.default_hooks = {name: hook for name, hook in cfg.default_hooks.items() if hook}
+        return Runner(model=model or Net(), work_dir=str(work_dir), resume=resume, randomness=dict(seed=0),
+                      experiment_name=f'toy{len(list(work_dir.parent.iterdir()))}{id(cfg)}', default_scope='mmengine',
+                      log_level='ERROR', **cfg)
+    return build

@@ -1,0 +1,108 @@
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.hooks import Hook
+from torch.utils.data import DataLoader
+
+from mmattn.engine.repeat import Draw, NumberedSampler, seed_by
+from tests.engine.conftest import Numbers
+
+
+def numbers():
+    return random.random(), np.random.rand(), torch.rand(1).item()      # noqa: NPY002
+
+
+def test_seeds_of_different_places_differ():
+    drawn = {}
+    for place in ((0, 0), (0, 1), (1, 0), (1, 1), (2 ** 40, 0)):
+        seed_by(*place)
+        drawn[place] = numbers()
+        seed_by(*place)
+        assert numbers() == drawn[place]
+    assert len({value for values in drawn.values() for value in values}) == 15
+
+
+def test_a_draw_is_its_index_and_keeps_its_place_on_the_way_to_a_worker():
+    draw = Draw(3)
+    draw.place = 1, 2, 3
+    again = pickle.loads(pickle.dumps(draw))
+    assert again == 3 and [0, 1, 2, 5][again] == 5 and again.place == (1, 2, 3)     # noqa: PT018
+
+
+def batches(workers, epochs, **options):
+    dataset = Numbers()
+    sampler = NumberedSampler(dataset, dict(type='DefaultSampler', shuffle=True), seed=3)
+    loader = DataLoader(dataset, 2, sampler=sampler, num_workers=workers, **options)
+    for epoch in epochs:
+        sampler.set_epoch(epoch)
+        yield torch.cat([batch['inputs'] for batch in loader])
+
+
+def test_samples_do_not_depend_on_workers_nor_on_earlier_epochs():
+    expected = list(batches(0, range(3)))
+    assert not torch.equal(*expected[:2])
+    for workers, options in ((1, {}), (3, dict(persistent_workers=True))):
+        for sample, other in zip(expected, batches(workers, range(3), **options)):
+            torch.testing.assert_close(sample, other, rtol=0, atol=0)
+    later, = batches(2, [2])
+    torch.testing.assert_close(later, expected[2], rtol=0, atol=0)
+
+
+def test_the_sampler_is_what_it_numbers():
+    numbered = NumberedSampler(Numbers(), dict(type='DefaultSampler', shuffle=True), seed=3)
+    plain = DefaultSampler(Numbers(), shuffle=True, seed=3)
+    assert list(numbered) == list(plain)
+    assert len(numbered) == len(plain) == 8
+    assert numbered.shuffle
+    assert not hasattr(numbered, 'skip')
+    assert [draw.place for draw in numbered][:2] == [(3, 0, 0), (3, 0, 1)]
+
+
+class Stop(Hook):
+    """Ends a training as an error would."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, after):
+        self.after = after
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.after:
+            raise InterruptedError
+
+
+def trained(runner, folder, stop=None, **options):
+    """Weights of a training that is stopped after a number of steps and goes on, or of one that is not."""
+    if stop:
+        with pytest.raises(InterruptedError):
+            runner(folder, stop=Stop(stop), **options).train()
+    one = runner(folder, resume=bool(stop), **options)
+    one.train()
+    return one.model.state_dict()
+
+
+@pytest.mark.parametrize('stop', [2, 3])
+@pytest.mark.parametrize('counts', [1, 2])
+def test_a_resumed_training_gives_the_same_bits(runner, tmp_path, stop, counts):
+    options = dict(optim_wrapper=dict(accumulative_counts=counts))
+    whole = trained(runner, tmp_path / 'whole', **options)
+    for name, weight in trained(runner, tmp_path / 'resumed', stop, **options).items():
+        torch.testing.assert_close(weight, whole[name], rtol=0, atol=0)
+
+
+def test_without_seeds_a_resumed_training_differs(runner, tmp_path):
+    whole, resumed = (trained(runner, tmp_path / str(stop), stop, seed=None, numbered=False) for stop in (None, 3))
+    assert not torch.equal(whole['first.weight'], resumed['first.weight'])
+
+
+def test_weights_alone_bring_no_gradients(runner, tmp_path):
+    options = dict(optim_wrapper=dict(accumulative_counts=2))
+    with pytest.raises(InterruptedError):
+        runner(stop=Stop(3), **options).train()
+    other = runner(tmp_path / 'other')
+    assert 'gradients' in other.load_checkpoint(str(tmp_path / 'iter_3.pth'))
+    assert all(p.grad is None for p in other.model.parameters())

@@ -1,0 +1,102 @@
+"""Trainings that are killed and go on, as a user sees them."""
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mmattn.checkpoint.reading import read_checkpoint
+from mmattn.datasets import scenes
+from tests.conftest import ROOT
+
+# Dropout, stochastic depth, batch norm and flips are on, samples come from two worker processes, and a checkpoint is
+# written in the middle of an accumulation of gradients.
+SEG, DET = ROOT / 'configs/demo/upernet_dat_scenes.py', ROOT / 'configs/demo/mask-rcnn_dat_scenes.py'
+ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp('scenes')
+    scenes.write(root, {'training': 10, 'validation': 2})
+    return root
+
+
+def command(config, data, work, *options):
+    settings = [f'{split}_dataloader.dataset.data_root={data}/' for split in ('train', 'val', 'test')]
+    settings += ['train_dataloader.batch_size=2', 'train_dataloader.num_workers=2', 'val_dataloader.num_workers=0',
+                 'val_dataloader.persistent_workers=False', 'model.backbone.drop_path_rate=0.3',
+                 'default_hooks.logger.interval=1']
+    if config == SEG:
+        settings += ['train_cfg.max_iters=12', 'train_cfg.val_interval=12', 'default_hooks.checkpoint.interval=3',
+                     'optim_wrapper.accumulative_counts=2']
+    else:
+        settings += ['train_cfg.max_epochs=4', 'train_cfg.val_interval=4',
+                     f'val_evaluator.ann_file={data}/annotations/instances_validation.json']
+    return [sys.executable, 'tools/train.py', config, '--work-dir', work, *options, '--cfg-options', *settings]
+
+
+def train(*args):
+    done = subprocess.run([str(part) for part in command(*args)], cwd=ROOT, env=ENVIRONMENT, text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def killed(*args, when):
+    """Start a training and kill it as soon as `when()` says."""
+    with subprocess.Popen([str(part) for part in command(*args)], cwd=ROOT, env=ENVIRONMENT, start_new_session=True,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not when():
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def weights(work):
+    return read_checkpoint((work / 'last_checkpoint').read_text())['state_dict']
+
+
+def largest_difference(one, other):
+    assert one.keys() == other.keys()
+    return max((one[name].double() - other[name].double()).abs().max().item() for name in one)
+
+
+@pytest.fixture(scope='module')
+def whole(data, tmp_path_factory):
+    """Weights of an uninterrupted training of each config, and the seconds it took."""
+    results = {}
+
+    def call(config):
+        if config not in results:
+            work, start = tmp_path_factory.mktemp('whole'), time.time()
+            train(config, data, work)
+            results[config] = weights(work), time.time() - start
+        return results[config]
+    return call
+
+
+@pytest.mark.parametrize(('config', 'first'), [
+    (SEG, 'iter_3.pth'), pytest.param(DET, 'epoch_2.pth', marks=pytest.mark.slow)])
+def test_a_killed_training_ends_as_if_it_had_not_been(data, tmp_path, whole, config, first):
+    killed(config, data, tmp_path, when=(tmp_path / first).exists)
+    assert not {'iter_12.pth', 'epoch_4.pth'} & {path.name for path in tmp_path.iterdir()}
+    assert f'resumes from {tmp_path}' in train(config, data, tmp_path, '--resume')
+    assert largest_difference(weights(tmp_path), whole(config)[0]) <= 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('attempt', range(20))
+def test_killed_at_any_moment(data, tmp_path, whole, attempt):
+    config = (SEG, DET)[attempt % 2]
+    expected, seconds = whole(config)
+    end = time.time() + random.Random(attempt).uniform(0.2, 1.1) * seconds
+    killed(config, data, tmp_path, when=lambda: time.time() > end)
+    stood = sorted(path.name for path in tmp_path.glob('*.pth'))
+    train(config, data, tmp_path, '--resume')
+    difference = largest_difference(weights(tmp_path), expected)
+    print(f'{config.stem}: killed with {stood or "nothing saved"}; difference {difference:.1e}')
+    assert difference <= 1e-6
