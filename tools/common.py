@@ -16,16 +16,21 @@ class UsageError(Exception):
 
 
 def run(main):
-    """Call `main()`; a UsageError or a CheckpointError becomes one line on stderr and exit status 2."""
+    """Call `main()`; an error with a message for the user becomes one line on stderr and exit status 2."""
     try:
         main()
-    except (UsageError, ValueError) as error:
-        if not isinstance(error, UsageError):
-            from mmattn.checkpoint.reading import CheckpointError
-            if not isinstance(error, CheckpointError):
-                raise
-        sys.stderr.write(f'error: {" ".join(str(error).split())}\n')
-        sys.exit(2)
+    except UsageError as error:
+        reason = error
+    except (ValueError, ArithmeticError) as error:
+        from mmattn.checkpoint.reading import CheckpointError
+        from mmattn.engine.non_finite import NonFiniteError
+        if not isinstance(error, (CheckpointError, NonFiniteError)):
+            raise
+        reason = error
+    else:
+        return
+    sys.stderr.write(f'error: {" ".join(str(reason).split())}\n')
+    sys.exit(2)
 
 
 def add_config(parser):
@@ -204,7 +209,7 @@ def add_safeguards(cfg):
     hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
     if hooks.checkpoint and hooks.checkpoint.type == 'CheckpointHook':
         hooks.checkpoint.type = 'mmattn.CheckpointHook'
-    for name, kind in dict(seed='SeedHook', losses='AverageLossesHook').items():
+    for name, kind in dict(seed='SeedHook', losses='AverageLossesHook', non_finite='NonFiniteHook').items():
         if hooks.setdefault(name, dict(type=f'mmattn.{kind}')) is None:
             hooks.pop(name)     # MMEngine takes None for its own hooks alone
     if cfg.train_dataloader.sampler.type != 'mmattn.NumberedSampler':

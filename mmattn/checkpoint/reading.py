@@ -18,12 +18,13 @@ CONTAINERS = ('yacs.config.CfgNode', 'argparse.Namespace', 'addict.addict.Dict',
               'mmengine.config.config.ConfigDict')
 
 
-def read_checkpoint(path, map_location='cpu'):
+def read_checkpoint(path, map_location='cpu', samples=False):
     """The content of a checkpoint file.
 
     Args:
         path (str | Path): a file, or an http(s) address to download it from.
         map_location (str | torch.device | Callable): where tensors go.
+        samples (bool): allow data samples of mmdet and mmseg.
 
     Returns:
         dict: whatever was saved; see `state_dict_of`.
@@ -32,7 +33,7 @@ def read_checkpoint(path, map_location='cpu'):
         CheckpointError: there is no such file, it is no checkpoint, or it holds more than tensors and plain values.
     """
     try:
-        with torch.serialization.safe_globals(_allowed()):
+        with torch.serialization.safe_globals(_allowed() + (_data_samples() if samples else [])):
             if str(path).startswith(('http://', 'https://')):
                 content = torch.hub.load_state_dict_from_url(str(path), map_location=map_location, weights_only=True)
             else:
@@ -62,6 +63,21 @@ def _allowed():
     if find_spec('mmengine'):
         from mmengine.logging import HistoryBuffer
         allowed += [HistoryBuffer, (_statistic, 'builtins.getattr')]
+    return allowed
+
+
+def _data_samples():
+    """What holds ground truth; reading it fills attributes and runs nothing."""
+    from mmengine.structures import InstanceData, PixelData
+    allowed = [InstanceData, PixelData, (bytes, 'builtins.bytes')]
+    if find_spec('mmdet'):
+        from mmdet.structures import DetDataSample
+        from mmdet.structures.bbox import HorizontalBoxes
+        from mmdet.structures.mask import BitmapMasks, PolygonMasks
+        allowed += [DetDataSample, HorizontalBoxes, BitmapMasks, PolygonMasks]
+    if find_spec('mmseg'):
+        from mmseg.structures import SegDataSample
+        allowed.append(SegDataSample)
     return allowed
 
 

@@ -1,13 +1,18 @@
 """Trainings that are killed and go on, as a user sees them."""
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
+from mmengine.config import Config
 
+import common
+import train
 from mmattn.checkpoint.reading import read_checkpoint
 from mmattn.datasets import scenes
 from tests.conftest import ROOT
@@ -39,9 +44,12 @@ def command(config, data, work, *options):
     return [sys.executable, 'tools/train.py', config, '--work-dir', work, *options, '--cfg-options', *settings]
 
 
-def train(*args):
-    done = subprocess.run([str(part) for part in command(*args)], cwd=ROOT, env=ENVIRONMENT, text=True,
-                          capture_output=True, check=False)
+def call(*parts):
+    return subprocess.run(list(map(str, parts)), cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True, check=False)
+
+
+def run_training(*args):
+    done = call(*command(*args))
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -73,7 +81,7 @@ def whole(data, tmp_path_factory):
     def call(config):
         if config not in results:
             work, start = tmp_path_factory.mktemp('whole'), time.time()
-            train(config, data, work)
+            run_training(config, data, work)
             results[config] = weights(work), time.time() - start
         return results[config]
     return call
@@ -84,8 +92,49 @@ def whole(data, tmp_path_factory):
 def test_a_killed_training_ends_as_if_it_had_not_been(data, tmp_path, whole, config, first):
     killed(config, data, tmp_path, when=(tmp_path / first).exists)
     assert not {'iter_12.pth', 'epoch_4.pth'} & {path.name for path in tmp_path.iterdir()}
-    assert f'resumes from {tmp_path}' in train(config, data, tmp_path, '--resume')
+    assert f'resumes from {tmp_path}' in run_training(config, data, tmp_path, '--resume')
     assert largest_difference(weights(tmp_path), whole(config)[0]) <= 1e-6
+
+
+def save(path, **changes):
+    torch.save({'state_dict': {}, 'optimizer': {}, 'message_hub': {}, 'meta': {'seed': 7}, **changes}, path)
+
+
+def test_a_cut_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsys):
+    for step in (1, 2, 3):
+        save(tmp_path / f'iter_{step}.pth')
+    for step in (2, 3):
+        path = tmp_path / f'iter_{step}.pth'
+        path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    (tmp_path / 'last_checkpoint').write_text(str(path))
+    cfg = Config(dict(work_dir=str(tmp_path)))
+    assert train.resume_from(cfg, 'auto')['meta'] == {'seed': 7}
+    assert (cfg.load_from, cfg.randomness.seed) == (str(tmp_path / 'iter_1.pth'), 7)
+    three, two, one = (line for line in capsys.readouterr().out.splitlines() if 'resume' in line)
+    assert re.fullmatch(rf'not resumed from: checkpoint {path} is cut short: \d+ bytes without an end', three)
+    assert two.startswith(f'not resumed from: checkpoint {tmp_path}/iter_2.pth is cut short')
+    assert one == f'resumes from {tmp_path}/iter_1.pth'
+    with pytest.raises(common.UsageError, match=rf'is cut short.*; the latest other one is {tmp_path}/iter_2\.pth'):
+        train.resume_from(cfg, str(path))
+    (tmp_path / 'iter_1.pth').unlink()
+    assert train.resume_from(cfg, 'auto') is None
+    assert f'no checkpoint in {tmp_path} to resume from' in capsys.readouterr().out
+
+
+def test_weights_alone_are_not_resumed_from(tmp_path):
+    torch.save({'state_dict': {}}, tmp_path / 'weights.pth')
+    with pytest.raises(common.UsageError, match='holds no optimizer, message_hub, meta; load_from takes such weights'):
+        train.resume_from(Config(dict(work_dir=str(tmp_path))), tmp_path / 'weights.pth')
+
+
+def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
+    save(tmp_path / 'iter_1.pth', state_dict={'layer.weight': torch.ones(1)})
+    save(tmp_path / 'iter_2.pth', state_dict={'layer.weight': torch.ones(1)})
+    done = call(*command(SEG, data, tmp_path, '--resume'))
+    assert done.returncode == 2
+    assert re.fullmatch(rf'error: {tmp_path}/iter_2\.pth is of another model: of \d+ parameters and buffers, \d+ '
+                        r'missing \(auxiliary_head\.\S+, …\), 1 unknown \(layer\.weight\); the latest other one is '
+                        rf'{tmp_path}/iter_1\.pth', done.stderr.splitlines()[-1])
 
 
 @pytest.mark.slow
@@ -96,7 +145,7 @@ def test_killed_at_any_moment(data, tmp_path, whole, attempt):
     end = time.time() + random.Random(attempt).uniform(0.2, 1.1) * seconds
     killed(config, data, tmp_path, when=lambda: time.time() > end)
     stood = sorted(path.name for path in tmp_path.glob('*.pth'))
-    train(config, data, tmp_path, '--resume')
+    run_training(config, data, tmp_path, '--resume')
     difference = largest_difference(weights(tmp_path), expected)
     print(f'{config.stem}: killed with {stood or "nothing saved"}; difference {difference:.1e}')
     assert difference <= 1e-6
