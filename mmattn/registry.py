@@ -18,3 +18,5 @@ HOOKS = Registry('hook', parent=mmengine_registry.HOOKS, scope='mmattn',
                  locations=['mmattn.engine', 'mmattn.visualization.hook'])
 DATA_SAMPLERS = Registry('data sampler', parent=mmengine_registry.DATA_SAMPLERS, scope='mmattn',
                          locations=['mmattn.engine'])
+OPTIM_WRAPPERS = Registry('optim wrapper', parent=mmengine_registry.OPTIM_WRAPPERS, scope='mmattn',
+                          locations=['mmattn.engine'])

@@ -1,5 +1,23 @@
-"""Small models with one block of every kind."""
+"""A small layer of every kind, and small models with a block of every kind."""
+from mmattn import layers
 from mmattn.backbones import DAT, BiFormer, CrossFormer, DATPlusPlus
+
+LAYERS = {
+    'Attention': lambda: layers.Attention(24, 3),
+    'AttentionBlock': lambda: layers.AttentionBlock(24, dict(type='LocalAttention', num_heads=3), mlp_ratio=2.0),
+    'BiLevelRoutingAttention': lambda: layers.BiLevelRoutingAttention(24, 3, num_windows=3, topk=2),
+    'CrossScaleEmbedding': lambda: layers.CrossScaleEmbedding(24, 24, (2, 4), 2),
+    'DeformableAttention': lambda: layers.DeformableAttention(24, 3, 3),
+    'DeformableDETRAttention': lambda: layers.DeformableDETRAttention(24, 3),
+    'DepthwiseMLP': lambda: layers.DepthwiseMLP(24),
+    'LocalAttention': lambda: layers.LocalAttention(24, 3, 5),
+    'LongDistanceAttention': lambda: layers.LongDistanceAttention(24, 3, 3, interval=2),
+    'MLP': lambda: layers.MLP(24),
+    'NeighborhoodAttention': lambda: layers.NeighborhoodAttention(24, 3),
+    'ShiftedWindowAttention': lambda: layers.ShiftedWindowAttention(24, 3, 5),
+    'ShortDistanceAttention': lambda: layers.ShortDistanceAttention(24, 3, 3),
+    'SpatialReductionAttention': lambda: layers.SpatialReductionAttention(24, 3, 2),
+}
 
 SMALL = [dict(embed_dims=8, num_heads=2, blocks='LS', window_size=3),
          dict(embed_dims=12, num_heads=2, blocks='S', window_size=4),
@@ -39,3 +57,6 @@ def small_bi(**options):
 
 def small_cross(**options):
     return CrossFormer(**dict(arch=SMALL_CROSS) | options)
+
+
+BACKBONES = {'DAT': small, 'DAT++': small_pp, 'BiFormer': small_bi, 'CrossFormer': small_cross}

@@ -7,25 +7,8 @@ from mmattn import layers
 from mmattn.necks import AttentionNeck, CrossScaleNeck
 from mmattn.ops.deformable import preferred_backends
 from tests.compare import assert_same
-from tests.models import small, small_bi, small_cross, small_pp
+from tests.models import BACKBONES, LAYERS
 
-LAYERS = {
-    'Attention': lambda: layers.Attention(24, 3),
-    'AttentionBlock': lambda: layers.AttentionBlock(24, dict(type='LocalAttention', num_heads=3), mlp_ratio=2.0),
-    'BiLevelRoutingAttention': lambda: layers.BiLevelRoutingAttention(24, 3, num_windows=3, topk=2),
-    'CrossScaleEmbedding': lambda: layers.CrossScaleEmbedding(24, 24, (2, 4), 2),
-    'DeformableAttention': lambda: layers.DeformableAttention(24, 3, 3),
-    'DeformableDETRAttention': lambda: layers.DeformableDETRAttention(24, 3),
-    'DepthwiseMLP': lambda: layers.DepthwiseMLP(24),
-    'LocalAttention': lambda: layers.LocalAttention(24, 3, 5),
-    'LongDistanceAttention': lambda: layers.LongDistanceAttention(24, 3, 3, interval=2),
-    'MLP': lambda: layers.MLP(24),
-    'NeighborhoodAttention': lambda: layers.NeighborhoodAttention(24, 3),
-    'ShiftedWindowAttention': lambda: layers.ShiftedWindowAttention(24, 3, 5),
-    'ShortDistanceAttention': lambda: layers.ShortDistanceAttention(24, 3, 3),
-    'SpatialReductionAttention': lambda: layers.SpatialReductionAttention(24, 3, 2),
-}
-BACKBONES = {'DAT': small, 'DAT++': small_pp, 'BiFormer': small_bi, 'CrossFormer': small_cross}
 FAST = 'BiLevelRoutingAttention', 'DeformableAttention', 'LongDistanceAttention', 'NeighborhoodAttention'
 each_layer = pytest.mark.parametrize('make', [
     pytest.param(make, id=name, marks=[] if name in FAST else pytest.mark.slow) for name, make in LAYERS.items()])

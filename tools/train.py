@@ -3,6 +3,7 @@ import argparse
 import os
 from pathlib import Path
 
+import torch
 from mmengine.runner import CheckpointLoader
 
 from common import (
@@ -23,7 +24,9 @@ from mmattn.engine.checkpoint import check_resumable, check_same_model, saved_ch
 def parse_args():
     parser = argparse.ArgumentParser(description='Train a detector or a segmentor.')
     add_common_options(parser)
-    parser.add_argument('--amp', action='store_true', help='mixed precision (needs a GPU)')
+    parser.add_argument('--amp', nargs='?', const='bf16', choices=['bf16', 'fp16'],
+                        help='mixed precision: bfloat16, the default, or float16 with dynamic loss scaling, which '
+                             'needs a GPU')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from a checkpoint; without a name, from the latest one in the work directory')
     parser.add_argument('--auto-scale-lr', action='store_true',
@@ -52,21 +55,24 @@ def describe_batch(cfg):
 
 
 def choose_precision(cfg, wanted):
-    """Mixed precision if it is `wanted`, or if the recipe has it and there is a GPU.
+    """Mixed precision: that which is `wanted` ('bf16', 'fp16'), or the recipe's if there is a GPU.
 
     Raises:
-        UsageError: it is wanted, and there is no GPU.
+        UsageError: the device has none of the wanted kind.
     """
-    import torch
-    if wanted and not torch.cuda.is_available():
-        raise UsageError('--amp needs a GPU, and torch sees none')
-    if wanted:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    elif cfg.optim_wrapper.get('type') == 'AmpOptimWrapper' and not torch.cuda.is_available():
+    gpu = torch.cuda.is_available()
+    if wanted == 'fp16' and not gpu:
+        raise UsageError('--amp fp16 needs a GPU, and torch sees none; --amp bf16 runs on the CPU')
+    if wanted == 'bf16' and gpu and not torch.cuda.is_bf16_supported():
+        raise UsageError(f'--amp bf16: {torch.cuda.get_device_name()} has no bfloat16; use --amp fp16')
+    recipe = cfg.optim_wrapper.get('type') == 'AmpOptimWrapper'
+    if wanted or (recipe and not gpu):
+        kinds = {'bf16': dict(type='mmattn.BFloat16OptimWrapper'), None: dict(type='OptimWrapper'),
+                 'fp16': dict(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')}
+        rest = {key: value for key, value in cfg.optim_wrapper.items() if key not in ('type', 'loss_scale', 'dtype')}
+        cfg.optim_wrapper = {**kinds[wanted], **rest}
+    if recipe and not gpu and not wanted:
         print('no GPU: float32 instead of the mixed precision of the recipe', flush=True)
-        cfg.optim_wrapper = {key: value for key, value in cfg.optim_wrapper.items()
-                             if key not in ('loss_scale', 'dtype')} | {'type': 'OptimWrapper'}
 
 
 def resume_from(cfg, wanted):

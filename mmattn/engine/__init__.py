@@ -1,7 +1,9 @@
-"""What a long training needs of MMEngine: exact resumption, files that are whole, losses of all processes."""
+"""What a long training needs of MMEngine: exact resumption, whole files, losses of all processes, finite numbers."""
 from mmattn.engine.checkpoint import CheckpointHook
 from mmattn.engine.losses import AverageLossesHook
 from mmattn.engine.non_finite import NonFiniteHook
+from mmattn.engine.precision import BFloat16OptimWrapper
 from mmattn.engine.repeat import NumberedSampler, SeedHook
 
-__all__ = ['AverageLossesHook', 'CheckpointHook', 'NonFiniteHook', 'NumberedSampler', 'SeedHook']
+__all__ = ['AverageLossesHook', 'BFloat16OptimWrapper', 'CheckpointHook', 'NonFiniteHook', 'NumberedSampler',
+           'SeedHook']

@@ -65,18 +65,6 @@ def test_checkpointing_changes_no_gradient():
         torch.testing.assert_close(a.grad, b.grad, msg=lambda text, name=name: f'{name}: {text}')
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_large_activations_train_in_low_precision(dtype):
-    model = small_cross().train()
-    x = (1000 * torch.randn(1, 3, 61, 45)).requires_grad_()
-    with torch.autocast('cpu', dtype):
-        outs = model(x)
-    assert all(out.isfinite().all() for out in outs)
-    sum(out.float().mean() for out in outs).backward()
-    assert x.grad.isfinite().all()
-    assert all(p.grad.isfinite().all() for p in model.parameters())
-
-
 @pytest.mark.parametrize(('options', 'message'), [
     (dict(arch='huge'), "arch='huge' is unknown; choose one of tiny, small, base, large, or give a list of stages"),
     (dict(group_sizes=(7, 7)), r'group_size is given for 2 stages of 4: \(7, 7\)'),

@@ -78,17 +78,6 @@ def test_bias_is_made_once_a_size_until_a_parameter_changes():
         assert not torch.allclose(m(x), with_gradients)
 
 
-def test_large_activations_stay_finite_in_low_precision():
-    m = LongDistanceAttention(8, 2, group_size=3, interval=2)
-    for dtype in (torch.bfloat16, torch.float16):
-        x = (1000 * torch.randn(1, 8, 7, 10)).requires_grad_()
-        with torch.autocast('cpu', dtype):
-            out = m(x)
-        out.float().mean().backward()
-        assert out.isfinite().all()
-        assert x.grad.isfinite().all()
-
-
 @pytest.mark.parametrize(('options', 'message'), [
     (dict(num_heads=3), 'embed_dims=8 is not divisible by num_heads=3'),
     (dict(position_bias='cpb'), "position_bias='cpb' is unknown; choose one of dynamic, table, none"),

@@ -50,7 +50,9 @@ def overrides(data, config):
 def test_train_then_test_from_another_directory(run, data, tmp_path, config, metric):
     options = ['--cfg-options', *overrides(data, config)]
     work = tmp_path / 'work'
-    done = run(ROOT / 'tools/train.py', ROOT / config, '--work-dir', work, *options, cwd=tmp_path)
+    amp = ['--amp'] if config in (DET, DET_BI, SEG_CROSS) else []
+    done = run(ROOT / 'tools/train.py', ROOT / config, '--work-dir', work, *amp, *options, cwd=tmp_path)
+    assert ("type='mmattn.BFloat16OptimWrapper'" in done.stdout + done.stderr) == bool(amp)
     assert 'effective batch: 1 process(es) x 2 image(s) x 1 accumulation(s) = 2; the recipe assumes 8' in done.stdout
     checkpoint = (work / 'last_checkpoint').read_text()
     predictions = tmp_path / 'predictions.pkl'
@@ -59,7 +61,7 @@ def test_train_then_test_from_another_directory(run, data, tmp_path, config, met
     assert re.search(rf'^{metric} -?[0-9.]+$', done.stdout, re.MULTILINE)
     assert len(pickle.loads(predictions.read_bytes())) == 4
     assert len(list((tmp_path / 'pictures').rglob('*.png'))) == 4
-    done = run(ROOT / 'tools/train.py', ROOT / config, '--work-dir', work, '--resume', *options, cwd=tmp_path)
+    done = run(ROOT / 'tools/train.py', ROOT / config, '--work-dir', work, '--resume', *amp, *options, cwd=tmp_path)
     assert 'resumed' in done.stdout + done.stderr
 
 
@@ -152,7 +154,7 @@ def test_other_wrong_uses_are_one_line(one_line, tmp_path, data):
     assert '1 of 1 names are not of this family: layers.0.weight' in one_line(
         'tools/train.py', DET, '--work-dir', tmp_path, *options, *pretrained)
     if not torch.cuda.is_available():
-        assert '--amp needs a GPU' in one_line('tools/train.py', DET, '--amp', *options)
+        assert '--amp fp16 needs a GPU' in one_line('tools/train.py', DET, '--amp', 'fp16', *options)
 
 
 def test_code_in_a_checkpoint_is_run_only_where_it_is_trusted(one_line, tmp_path, data):
@@ -230,21 +232,29 @@ runpy.run_path('tools/train.py', run_name='__main__')
 
 
 @pytest.mark.parametrize('gpu', [False, True])
-def test_mixed_precision_needs_a_gpu(monkeypatch, capsys, gpu):
+def test_mixed_precision(monkeypatch, capsys, gpu):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
-    recipe = Config(dict(optim_wrapper=dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(lr=1))))
-    train.choose_precision(recipe, wanted=False)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: True)
+
+    def chosen(wanted, **recipe):
+        cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(lr=1)) | recipe))
+        train.choose_precision(cfg, wanted)
+        return cfg.optim_wrapper
+    recipe = dict(type='AmpOptimWrapper', loss_scale=512.)
+    bf16, fp32 = (dict(type=kind, optimizer=dict(lr=1)) for kind in ('mmattn.BFloat16OptimWrapper', 'OptimWrapper'))
+    assert chosen(None) == fp32
+    assert chosen('bf16') == chosen('bf16', **recipe) == bf16
+    assert capsys.readouterr().out == ''
     if gpu:
-        assert recipe.optim_wrapper.type == 'AmpOptimWrapper'
+        assert chosen(None, **recipe) == dict(optimizer=dict(lr=1), **recipe)
+        assert chosen('fp16', **recipe) == dict(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic',
+                                                optimizer=dict(lr=1))
+        monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: False)
+        monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Old One')
+        with pytest.raises(common.UsageError, match='--amp bf16: Old One has no bfloat16; use --amp fp16'):
+            chosen('bf16')
     else:
-        assert recipe.optim_wrapper == dict(type='OptimWrapper', optimizer=dict(lr=1))
-        assert 'no GPU: float32' in capsys.readouterr().out
-    plain = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
-    train.choose_precision(plain, wanted=False)
-    assert plain.optim_wrapper.type == 'OptimWrapper'
-    if gpu:
-        train.choose_precision(plain, wanted=True)
-        assert plain.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale='dynamic')
-    else:
-        with pytest.raises(common.UsageError, match='--amp needs a GPU'):
-            train.choose_precision(plain, wanted=True)
+        assert chosen(None, **recipe) == fp32
+        assert 'no GPU: float32 instead of the mixed precision of the recipe' in capsys.readouterr().out
+        with pytest.raises(common.UsageError, match=r'--amp fp16 needs a GPU, .* --amp bf16 runs on the CPU'):
+            chosen('fp16')
