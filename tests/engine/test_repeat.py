@@ -86,9 +86,10 @@ def trained(runner, folder, stop=None, **options):
 
 
 @pytest.mark.parametrize('stop', [2, 3])
-@pytest.mark.parametrize('counts', [1, 2])
-def test_a_resumed_training_gives_the_same_bits(runner, tmp_path, stop, counts):
-    options = dict(optim_wrapper=dict(accumulative_counts=counts))
+@pytest.mark.parametrize('options', [
+    dict(), dict(optim_wrapper=dict(accumulative_counts=2)), dict(ema=dict(type='EMAHook', momentum=0.3)),
+    dict(optim_wrapper=dict(type='mmattn.BFloat16OptimWrapper'))], ids=['plain', 'accumulation', 'EMA', 'bfloat16'])
+def test_a_resumed_training_gives_the_same_bits(runner, tmp_path, stop, options):
     whole = trained(runner, tmp_path / 'whole', **options)
     for name, weight in trained(runner, tmp_path / 'resumed', stop, **options).items():
         torch.testing.assert_close(weight, whole[name], rtol=0, atol=0)
