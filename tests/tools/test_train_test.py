@@ -195,16 +195,13 @@ def test_auto_scale_lr_counts_accumulation(run, data, tmp_path):
 
 def test_a_missing_library_is_one_line(one_line):
     without_mmdet = '''
-import importlib.metadata as metadata, importlib.util as util, runpy, sys
-find_spec, version = util.find_spec, metadata.version
-def no_version(name):
-    if 'mmdet' in name:
-        raise metadata.PackageNotFoundError(name)
-    return version(name)
+import importlib.util as util, runpy, sys
+import mmengine.config.config as reading
+find_spec, is_installed = util.find_spec, reading.is_installed
 util.find_spec = lambda name, *args: None if name == 'mmdet' else find_spec(name, *args)
-metadata.version = no_version
+reading.is_installed = lambda name: 'mmdet' not in name and is_installed(name)
 sys.path.insert(0, 'tools')
-sys.argv = ['train.py', sys.argv[1]]
+sys.argv = ['train.py', sys.argv[1], '--cfg-options', 'train_dataloader.dataset.data_root=none/']
 runpy.run_path('tools/train.py', run_name='__main__')
 '''
     line = one_line('-c', without_mmdet, RETINANET)
