@@ -23,6 +23,14 @@ def content_sizes(x):
     return [tuple(size) if size[0] else tuple(x.shape[2:]) for size in last.tolist()]
 
 
+def images_by_size(sizes):
+    """Numbers of the images of each size, in the order in which `in_valid_area` runs them: {(h, w): [i, …]}."""
+    images = {}
+    for i, size in enumerate(sizes):
+        images.setdefault(tuple(size), []).append(i)
+    return images
+
+
 def in_valid_area(layer, x, sizes, map_sizes=None):
     """Run a layer on the valid area of each image of a padded batch, on images of equal size together.
 
@@ -50,9 +58,7 @@ def in_valid_area(layer, x, sizes, map_sizes=None):
     whole = tuple(x.shape[2:])
     if len(sizes) != len(x) or not all(0 < side <= most for size in sizes for side, most in zip(size, whole)):
         raise ValueError(f'sizes={list(sizes)} must be one for each of {len(x)} images, inside {whole}')
-    images = {}
-    for i, size in enumerate(sizes):
-        images.setdefault(tuple(size), []).append(i)
+    images = images_by_size(sizes)
     if set(images) <= {whole}:
         return layer(x)
     outs = None
