@@ -23,3 +23,34 @@ def run():
         assert not check or done.returncode == 0, done.stderr[-3000:]
         return done
     return call
+
+
+@pytest.fixture
+def one_line(run):
+    """Run a tool that must fail; its only line on stderr that speaks of an error."""
+    def call(*args):
+        done = run(*args, check=False)
+        assert done.returncode == 2, done.stderr[-2000:]
+        lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+        assert len(lines) == 1
+        assert 'Traceback' not in done.stderr
+        return lines[0]
+    return call
+
+
+@pytest.fixture(scope='session')
+def write_scenes(tmp_path_factory):
+    """Draw so many generated scenes of each split into a new folder."""
+    from mmattn.datasets import scenes  # here, so that tests of the layers need no OpenCV
+
+    def call(training, validation):
+        root = tmp_path_factory.mktemp('scenes')
+        scenes.write(root, {'training': training, 'validation': validation})
+        return root
+    return call
+
+
+def loader_options(root):
+    """Options that let the data loaders of a demo config read scenes in this process."""
+    return [f'{split}_dataloader.{key}' for split in ('train', 'val', 'test')
+            for key in (f'dataset.data_root={root}/', 'num_workers=0', 'persistent_workers=False')]

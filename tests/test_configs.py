@@ -13,7 +13,6 @@ from mmengine.optim import build_optim_wrapper
 
 import common
 import train
-from mmattn.datasets import scenes
 from mmattn.registry import MODELS
 from tests.conftest import ROOT
 
@@ -162,11 +161,10 @@ def test_ablations_differ_in_attention_alone(name):
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
+def data(write_scenes):
     """Two small images with COCO boxes and masks of five of its classes, and ADE20K labels."""
     names = CocoDataset.METAINFO['classes']
-    root = tmp_path_factory.mktemp('data')
-    scenes.write(root, {'training': 2, 'validation': 1})
+    root = write_scenes(training=2, validation=1)
     for path in (root / 'annotations').glob('*.json'):
         content = json.loads(path.read_text())
         content['categories'] = [dict(id=i, name=name) for i, name in enumerate(names, 1)]

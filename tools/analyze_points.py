@@ -18,10 +18,9 @@ import numpy as np
 
 import common
 from check_data import IGNORED, SPLITS, quiet, spread
-from common import UsageError, add_config, add_trust, changed_config, run
+from common import RANDOM, UsageError, add_config, add_trust, changed_config, run
 from mmattn.openmmlab import choose_checkpoint_reading
 
-RANDOM = 'random'
 COLUMNS = ('weights', 'layer', 'mask area', 'uniform grid', 'points', 'attention', 'points − grid', 'attention − grid')
 COLORS = ('#d1495b', '#00798c', '#edae49', '#5b5f97', '#66a182', '#8d6a9f')
 GREY = '#8a8f98'
@@ -67,10 +66,15 @@ def analyze(cfg, checkpoints=(RANDOM,), split='test', limit=0, background=None):
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         found = {}
         for name, checkpoint in names(checkpoints).items():
-            model = load_model(cfg, checkpoint)
+            with quiet():
+                model = common.load_model(cfg, checkpoint)
+            layers = deformable_layers(model)
+            if not layers:
+                raise UsageError(f'{type(model).__name__} of {cfg.filename} has no DeformableAttention, whose points '
+                                 'could be counted')
             if not found:       # after the model, which is the faster to fail
                 cases = list_cases(cfg, split, limit, background)
-            found[name] = measure(model, cases, name)
+            found[name] = measure(model, layers, cases, name)
             if not found[name]:
                 raise UsageError(f'none of {len(cases)} image(s) of {split} has an object in its ground truth')
         return found
@@ -86,10 +90,7 @@ def check(cfg, checkpoints, split):
         raise UsageError('the model cuts images into pieces; add --cfg-options model.test_cfg.mode=whole')
     common.check_data({f'{split}_dataloader': cfg[f'{split}_dataloader']}, split)      # evaluators are not needed
     for checkpoint in checkpoints:
-        if checkpoint == RANDOM:
-            common.check_pretrained(cfg.model)
-        else:
-            common.check_checkpoint(checkpoint)
+        common.check_weights(cfg, checkpoint)
 
 
 def names(checkpoints):
@@ -99,27 +100,10 @@ def names(checkpoints):
     return dict(zip(short if len(set(short)) == len(short) else checkpoints, checkpoints))
 
 
-def load_model(cfg, checkpoint):
-    """The model with the weights of a file or those that training starts from, ready to predict.
-
-    Raises:
-        UsageError: it has no deformable attention, or the file is of another model.
-    """
-    from mmengine.device import get_device
-    from mmengine.runner import set_random_seed
-
+def deformable_layers(model):
+    """Names of the layers of deformable attention."""
     from mmattn.layers import DeformableAttention
-    set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
-    with quiet():
-        model = common.build_model(cfg)
-        if not any(isinstance(module, DeformableAttention) for module in model.modules()):
-            raise UsageError(f'{type(model).__name__} of {cfg.filename} has no DeformableAttention, whose points could '
-                             'be counted')
-        if checkpoint == RANDOM:
-            model.init_weights()
-        else:
-            common.load_weights(model, checkpoint)
-    return model.eval().to(get_device())
+    return [name for name, module in model.named_modules() if isinstance(module, DeformableAttention)]
 
 
 def list_cases(cfg, split, limit, background):
@@ -197,11 +181,12 @@ def of_label_map(info, background):
     return ~(np.isin(labels, background) | ignored), ignored
 
 
-def measure(model, cases, name):
+def measure(model, layers, cases, name):
     """The `Shares` of every deformable attention layer on every image.
 
     Args:
         model (nn.Module): a detector or a segmentor.
+        layers (list[str]): names of the layers.
         cases (list[tuple[Dataset, int, list[int]]]): from `list_cases`.
         name (str): for the progress bar.
 
@@ -214,10 +199,8 @@ def measure(model, cases, name):
     from mmengine.dataset import pseudo_collate
     from tqdm import tqdm
 
-    from mmattn.layers import DeformableAttention
     from mmattn.visualization.measure import shares_inside
     from mmattn.visualization.record import record_attention
-    layers = [layer for layer, module in model.named_modules() if isinstance(module, DeformableAttention)]
     chosen = '|'.join(f'^{re.escape(layer)}$' for layer in layers)
     if all(layer.startswith(('backbone.', 'neck.')) for layer in layers):       # the heads would take most of the time
         model.predict = lambda inputs, *args, **kwargs: model.extract_feat(inputs)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mmattn.openmmlab import DISTRIBUTIONS, choose_checkpoint_reading, require
 
+RANDOM = 'random'       # stands for a checkpoint: the weights that training starts from
 CFG_OPTIONS_HELP = ('settings to override, key=value pairs separated by spaces; nested keys with dots, lists as '
                     'key="[a,b]", for example train_dataloader.batch_size=4')
 
@@ -170,6 +171,14 @@ def check_pretrained(node):
             check_pretrained(value)
 
 
+def check_weights(cfg, checkpoint):
+    """Check the file of a checkpoint, or for 'random' those that training would start from."""
+    if checkpoint == RANDOM:
+        check_pretrained(cfg.model)
+    else:
+        check_checkpoint(checkpoint)
+
+
 def build_model(cfg):
     """Build the model of a config alone.
 
@@ -253,3 +262,25 @@ def load_weights(target, checkpoint):
         if not reason:
             raise
         raise UsageError(f'{checkpoint} is not of this model: {reason[:300]}{"…" * (len(reason) > 300)}') from error
+
+
+def load_model(cfg, checkpoint):
+    """The model of a config alone, ready to predict.
+
+    Args:
+        cfg (Config): the whole config; its random seed, or else 0, is set before the model is built.
+        checkpoint (str): a file, ours or the authors'; 'random' for the weights that training starts from.
+
+    Raises:
+        UsageError: a file is missing or of another model, or the model cannot be built.
+    """
+    from mmengine.device import get_device
+    from mmengine.runner import set_random_seed
+    check_weights(cfg, checkpoint)
+    set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
+    model = build_model(cfg)
+    if checkpoint == RANDOM:
+        model.init_weights()
+    else:
+        load_weights(model, checkpoint)
+    return model.eval().to(get_device())

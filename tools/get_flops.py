@@ -50,6 +50,7 @@ def count_model(cfg, shape=None):
         model = build_model(cfg).eval()
     if not hasattr(model, 'backbone'):
         raise UsageError(f'{type(model).__name__} is not a model with a backbone, of which the parts could be counted')
+    model.backbone.cut_padding = False      # there are no values that could show any
     counts = {name: Count(sum(p.numel() for p in part.parameters())) for name, part in model.named_children()
               if any(True for _ in part.parameters())}
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():

@@ -11,14 +11,13 @@ import cv2
 import torch
 
 import common
-from common import UsageError, check_checkpoint, load_weights, read_config, run
+from common import UsageError, read_config, run
 from mmattn.openmmlab import choose_checkpoint_reading
 from mmattn.visualization import record_attention
 from mmattn.visualization.draw import new_figure
 from mmattn.visualization.pictures import Choice, Found, draw_grid, panels
 from mmattn.visualization.viewer import query_positions, write_viewer
 
-RANDOM = 'random'
 KEYS = 20       # of a query and head, on the page of --html
 
 
@@ -58,15 +57,7 @@ class Model:
         self.scope = self.cfg.get('default_scope')
         if self.scope not in ('mmdet', 'mmseg'):
             raise UsageError(f'{config}: default_scope={self.scope!r}; only mmdet and mmseg configs can be drawn')
-        if checkpoint != RANDOM:
-            check_checkpoint(checkpoint)
-        self.net = common.build_model(self.cfg)
-        if checkpoint == RANDOM:
-            torch.manual_seed(0)        # the same picture every time
-            self.net.init_weights()
-        else:
-            load_weights(self.net, checkpoint)
-        self.net.eval().to('cuda' if torch.cuda.is_available() else 'cpu')
+        self.net = common.load_model(self.cfg, checkpoint)
 
     def sample(self, path, ground_truth=False):
         """An image through the pipeline of the tests, as a batch of one."""

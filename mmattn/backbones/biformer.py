@@ -138,7 +138,7 @@ class BiFormer(Pyramid):
             leaves what the stages say.
         drop_path_rate (float): stochastic depth of the last block, rising linearly from 0 at the first.
         with_cp (bool): recompute blocks in the backward pass instead of storing them.
-        pyramid: `out_indices`, `frozen_stages`, `norm_eval`, `out_norm` and `init_cfg` as in
+        pyramid: `out_indices`, `frozen_stages`, `norm_eval`, `out_norm`, `cut_padding` and `init_cfg` as in
             `mmattn.backbones.pyramid.Pyramid`.
 
     Shapes:

@@ -191,7 +191,7 @@ class DAT(Pyramid):
         attn_drop_rate (float): dropout of attention weights.
         drop_path_rate (float): stochastic depth of the last block, rising linearly from 0 at the first.
         with_cp (bool): recompute blocks in the backward pass instead of storing them.
-        pyramid: `out_indices`, `frozen_stages`, `norm_eval`, `out_norm` and `init_cfg` as in
+        pyramid: `out_indices`, `frozen_stages`, `norm_eval`, `out_norm`, `cut_padding` and `init_cfg` as in
             `mmattn.backbones.pyramid.Pyramid`.
 
     Shapes:
@@ -235,6 +235,12 @@ class DAT(Pyramid):
             stages=stages,
             downsamples=[_downsample(stem, *pair, pad_patches) for pair in pairwise(dims)],
             dims=dims, stem_stride=patch_size, **pyramid)
+        self.rounds_down = stem == 'patch' and not pad_patches
+
+    def map_sizes(self, size):
+        if not self.rounds_down:
+            return super().map_sizes(size)
+        return [tuple(max(side // self.stage_strides[i], 1) for side in size) for i in self.out_indices]
 
 
 @MODELS.register_module()

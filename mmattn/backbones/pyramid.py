@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from mmattn.checkpoint.convert import load_backbone, translate_on_load
 from mmattn.checkpoint.reading import read_checkpoint, state_dict_of
 from mmattn.layers import LayerNorm2d
+from mmattn.ops.padding import content_sizes, in_valid_area
 
 
 def resolve_stages(arch, presets, record, **overrides):
@@ -123,6 +124,13 @@ class Pyramid(BaseModule):
         out_norm (bool): layer norm on each returned map, as the published detectors and segmentors have.
         norm_layer (Callable[[int], nn.Module]): makes that norm for a number of channels.
         stem_stride (int): pixels of the image per pixel of the first stage; stages halve the map.
+        cut_padding (bool): make an image independent of its neighbours in a batch; the published models are not. The
+            zeros that fill a batch at the bottom and right are cut off (see `mmattn.ops.padding`), images of equal size
+            go through the network together, and maps are zero in the padding. Data preprocessors of mmdet and mmseg
+            fill with zeros after normalisation unless `pad_value` or `pad_val` says otherwise. Last rows and columns
+            of an image whose values are all zero count as padding, but not all of an image. Batch norms in training see
+            the images of one size at a time. Sizes are read from values, which a GPU has to wait for and which cannot
+            be exported.
         init_cfg (dict | None): initialization as MMEngine describes it. `dict(type='Pretrained', checkpoint=…)` takes
             our files and the authors', of classifiers, detectors and segmentors; position bias tables of another size
             are resized, and a file that does not fit raises `CheckpointError`.
@@ -134,7 +142,7 @@ class Pyramid(BaseModule):
     translate = None
 
     def __init__(self, stem, stages, downsamples, dims, out_indices=(0, 1, 2, 3), frozen_stages=-1, norm_eval=False,
-                 out_norm=True, norm_layer=LayerNorm2d, stem_stride=4, init_cfg=None):
+                 out_norm=True, norm_layer=LayerNorm2d, stem_stride=4, cut_padding=False, init_cfg=None):
         super().__init__(init_cfg)
         out_indices = tuple(out_indices)
         if not out_indices or list(out_indices) != sorted(set(out_indices)) or not (
@@ -145,6 +153,7 @@ class Pyramid(BaseModule):
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.cut_padding = cut_padding
         self.stage_strides = [stem_stride * 2 ** i for i in range(len(stages))]
         self.stem = stem
         self.stages = nn.ModuleList(stages[:out_indices[-1] + 1])
@@ -154,6 +163,16 @@ class Pyramid(BaseModule):
         self._freeze()
 
     def forward(self, x):
+        if not self.cut_padding:
+            return self.maps(x)
+        return in_valid_area(self.maps, x, content_sizes(x), self.map_sizes(x.shape[2:]))
+
+    def map_sizes(self, size):
+        """(height, width) of each map that images of `size` give."""
+        return [tuple(-(-side // self.stage_strides[i]) for side in size) for i in self.out_indices]
+
+    def maps(self, x):
+        """The maps of images without regard to padding."""
         outs = []
         x = self.stem(x.contiguous(memory_format=torch.channels_last))      # what layers read and give
         for i, stage in enumerate(self.stages):

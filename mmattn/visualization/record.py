@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mmattn.ops.padding import content_sizes, images_by_size
 from mmattn.visualization.look import look
 
 
@@ -172,7 +173,14 @@ def record_attention(model, queries=(), layers='', top=None, images=None):
                          f'{", ".join(found) or "none of mmattn"}')
     strides = {f'{name}.stages.{i}.'.lstrip('.'): stride for name, module in named.items()
                for i, stride in enumerate(getattr(module, 'stage_strides', ()))}
-    records, seen = [], {}
+    cut = {name: module for name, module in named.items() if getattr(module, 'cut_padding', False)}
+    records, seen, parts = [], {}, {}
+
+    def note_parts(module, args):
+        """A backbone that cuts padding off runs its layers for the images of each size in turn."""
+        for name in chosen:
+            if any(backbone is module and name.startswith(start) for start, backbone in cut.items()):
+                parts[name] = list(images_by_size(content_sizes(args[0])).items())
 
     def note_input(module, args, kwargs):
         values = [*args, *kwargs.values()]
@@ -187,14 +195,17 @@ def record_attention(model, queries=(), layers='', top=None, images=None):
             x = args[0].detach()
             stride = next((s for start, s in strides.items() if name.startswith(start)), None)
             with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
-                for i in range(len(x)) if images is None else images:
+                area, members = parts[name].pop(0) if name in parts else (seen['input'], range(len(x)))
+                for i in members if images is None else [i for i in images if i in members]:
                     meta = seen['metas'][i] if seen['metas'] else {}
-                    frame = _frame(seen['input'] or tuple(x.shape[2:]), meta, tuple(x.shape[2:]), stride, name)
-                    records.append(_record(module, x[i:i + 1], name, i, frame, queries, top))
+                    frame = _frame(area or tuple(x.shape[2:]), meta, tuple(x.shape[2:]), stride, name)
+                    place = members.index(i)
+                    records.append(_record(module, x[place:place + 1], name, i, frame, queries, top))
         return hook
 
     handles = [module.register_forward_pre_hook(note_input, with_kwargs=True) for module in model.modules()
                if module is model or hasattr(module, 'data_preprocessor')]
+    handles += [module.register_forward_pre_hook(note_parts) for module in cut.values()]
     handles += [module.register_forward_hook(record(name)) for name, module in chosen.items()]
     try:
         with torch.compiler.set_stance('force_eager') if _is_compiled(model) else nullcontext():

@@ -9,10 +9,8 @@ from mmattn.datasets import scenes
 
 
 @pytest.fixture(scope='module')
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp('scenes')
-    scenes.write(root, {'training': 6, 'validation': 3})
-    return root
+def root(write_scenes):
+    return write_scenes(training=6, validation=3)
 
 
 def test_same_pixels_every_time_and_splits_differ():

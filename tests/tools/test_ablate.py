@@ -3,14 +3,10 @@ import re
 
 import pytest
 
-from mmattn.datasets import scenes
-
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp('scenes')
-    scenes.write(root, {'training': 8, 'validation': 2})
-    return root
+def data(write_scenes):
+    return write_scenes(training=8, validation=2)
 
 
 def test_two_attentions_make_a_table_and_a_plot_and_finished_ones_stay(run, data, tmp_path):
@@ -34,7 +30,5 @@ def test_two_attentions_make_a_table_and_a_plot_and_finished_ones_stay(run, data
     (('convolution',), 'error: convolution: no such config in configs/ablation; choose from bi-level-routing, '),
     (('deformable', '--data', '/nowhere'), 'error: no scenes in /nowhere; draw them: python -m mmattn.datasets.scenes'),
 ])
-def test_wrong_uses_are_one_line(run, args, message):
-    done = run('tools/ablate.py', *args, check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(message)
+def test_wrong_uses_are_one_line(one_line, args, message):
+    assert one_line('tools/ablate.py', *args).startswith(message)

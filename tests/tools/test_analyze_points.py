@@ -23,10 +23,8 @@ read = cache(Config.fromfile)
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp('scenes')
-    scenes.write(root, {'training': 1, 'validation': 2})
-    return root
+def data(write_scenes):
+    return write_scenes(training=1, validation=2)
 
 
 @pytest.fixture

@@ -54,11 +54,11 @@ def test_crossformer_beside_its_formula_and_its_products(run):
     assert 'groups of 7 x 7, interval 2' in done.stdout
 
 
-def test_what_is_wrong_is_named(run):
+def test_what_is_wrong_is_named(run, one_line):
     done = run(TOOL, 'dat', '--arch', 'tiny', '--rows', 'no-bias', check=False)
     assert 'no-bias is a row for --layer' in done.stderr
-    done = run(TOOL, 'dat', '--layer', '--size', 0, 5, check=False)
-    assert done.stderr == 'error: --size, --batch, --repeat and --iterations must be at least 1\n'
+    assert one_line(TOOL, 'dat', '--layer', '--size', 0, 5) == (
+        'error: --size, --batch, --repeat and --iterations must be at least 1')
     done = run(TOOL, 'dat', '--layer', '--dim', 10, '--heads', 3, '--size', 5, 5, '--rows', 'mmattn', *FEW)
     assert 'ValueError: embed_dims=10 is not divisible by num_heads=3' in done.stdout
 

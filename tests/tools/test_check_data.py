@@ -13,7 +13,6 @@ from PIL import Image
 
 import check_data
 import common
-from mmattn.datasets import scenes
 from tests.conftest import ROOT
 
 DET, SEG = ROOT / 'configs/demo/mask-rcnn_dat_scenes.py', ROOT / 'configs/demo/upernet_dat_scenes.py'
@@ -23,10 +22,8 @@ read = cache(Config.fromfile)
 
 
 @pytest.fixture(scope='module')
-def scenes_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp('scenes')
-    scenes.write(root, {'training': 6, 'validation': 4})
-    return root
+def scenes_root(write_scenes):
+    return write_scenes(training=6, validation=4)
 
 
 @pytest.fixture

@@ -61,15 +61,13 @@ def test_a_segmentor_of_the_authors_converts(run, tmp_path, family, case, theirs
     assert len(written) == len(state) + 1
 
 
-def test_what_is_wrong_is_one_line_and_writes_nothing(run, files):
+def test_what_is_wrong_is_one_line_and_writes_nothing(one_line, files):
     model, source, target, config = files
 
     def error(*args):
-        done = run(TOOL, 'dat', source, target, *args, check=False)
-        assert done.returncode == 2
+        line = one_line(TOOL, 'dat', source, target, *args)
         assert not target.parent.exists()
-        assert len(done.stderr.splitlines()) == 1
-        return done.stderr
+        return line
 
     assert 'theirs.pth does not exist' in error()
     torch.save({'model': model.state_dict()}, source)
@@ -85,6 +83,5 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(run, files):
     assert "arch='huge' is unknown" in error('--config', config)
     target.parent.mkdir()
     target.touch()
-    done = run(TOOL, 'dat', source, target, check=False)
-    assert done.stderr == f'error: {target} exists already; give another name\n'
+    assert one_line(TOOL, 'dat', source, target) == f'error: {target} exists already; give another name'
     assert target.stat().st_size == 0

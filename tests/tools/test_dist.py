@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from mmattn.checkpoint.reading import read_checkpoint
-from mmattn.datasets import scenes
-from tests.conftest import ROOT
+from tests.conftest import ROOT, loader_options
 
 CONFIG = ROOT / 'configs/demo/upernet_dat_scenes.py'
 # No dropout, whose units each process drops for itself, and no statistics of a batch, which has half the images.
@@ -21,19 +20,14 @@ OPTIONS = ['model.decode_head.norm_cfg.type=GN',
            'model.decode_head.norm_cfg.num_groups=16', 'model.auxiliary_head.norm_cfg.type=GN',
            'model.auxiliary_head.norm_cfg.num_groups=16', 'model.decode_head.dropout_ratio=0.0',
            'model.auxiliary_head.dropout_ratio=0.0', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4',
-           'default_hooks.checkpoint.interval=4', 'default_hooks.logger.interval=1', 'train_dataloader.num_workers=0',
-           'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
-           'val_dataloader.persistent_workers=False', 'test_dataloader.num_workers=0',
-           'test_dataloader.persistent_workers=False']
+           'default_hooks.checkpoint.interval=4', 'default_hooks.logger.interval=1']
 ENVIRONMENT = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
+def data(write_scenes):
     """The validation set does not divide by two."""
-    root = tmp_path_factory.mktemp('scenes')
-    scenes.write(root, {'training': 12, 'validation': 5})
-    return root
+    return write_scenes(training=12, validation=5)
 
 
 def call(*command):
@@ -63,8 +57,7 @@ def assert_same_training(one, other):
 
 
 def test_two_processes_train_and_test_as_one_does(data, tmp_path):
-    roots = [f'{split}_dataloader.dataset.data_root={data}' for split in ('train', 'val', 'test')]
-    options = ['--cfg-options', *OPTIONS, *roots]
+    options = ['--cfg-options', *OPTIONS, *loader_options(data)]
     call(sys.executable, 'tools/train.py', CONFIG, '--work-dir', tmp_path / 'one', *options,
          'train_dataloader.batch_size=4')
     printed = call('tools/dist_train.sh', CONFIG, 2, '--work-dir', tmp_path / 'two', *options,

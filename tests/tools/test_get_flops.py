@@ -60,6 +60,7 @@ def test_two_stages_have_1000_boxes_and_100_masks_in_every_head():
 def test_values_do_not_matter_only_shapes_do():
     """The same count as on real tensors."""
     cfg = config('configs/demo/upernet_crossformer_scenes.py')
+    cfg.model.backbone.cut_padding = True
     model = common.build_model(cfg).eval()
     with torch.no_grad():
         maps, found = get_flops.count_call(model.backbone, torch.rand(1, 3, 61, 90))
@@ -77,12 +78,10 @@ def test_the_command_prints_parts_and_a_total(run):
     assert '1 x 3 x 64 x 96' in done.stdout
 
 
-def test_wrong_uses_are_one_line(run, tmp_path):
+def test_wrong_uses_are_one_line(one_line, tmp_path):
     path = tmp_path / 'config.py'
     path.write_text("default_scope = 'mmdet'\nmodel = dict(type='mmengine.BaseDataPreprocessor')\n")
     for args, message in ((('configs/demo/upernet_dat_scenes.py', '--shape', 0, 64), '--shape 0 64: both sides must'),
                           ((path,), 'BaseDataPreprocessor is not a model with a backbone'),
                           (('configs/none.py',), 'config not found')):
-        done = run('tools/get_flops.py', *args, check=False)
-        assert done.returncode == 2
-        assert message in done.stderr.splitlines()[-1]
+        assert message in one_line('tools/get_flops.py', *args)

@@ -10,11 +10,10 @@ from mmengine.config import Config
 
 import common
 import train
-from mmattn.datasets import scenes
 from mmattn.registry import MODELS
 from tests.checkpoint.test_convert import authors
 from tests.checkpoint.test_reading import Trap
-from tests.conftest import ROOT
+from tests.conftest import ROOT, loader_options
 
 DET, SEG = 'configs/demo/mask-rcnn_dat_scenes.py', 'configs/demo/upernet_dat_scenes.py'
 DET_CROSS, SEG_CROSS = 'configs/demo/retinanet_crossformer_scenes.py', 'configs/demo/upernet_crossformer_scenes.py'
@@ -24,16 +23,13 @@ RETINANET = 'configs/dat/retinanet_dat-t_fpn_1x_coco.py'
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp('scenes')
-    scenes.write(root, {'training': 6, 'validation': 4})
-    return root
+def data(write_scenes):
+    return write_scenes(training=6, validation=4)
 
 
 def overrides(data, config):
     """Options that point a demo config at a small data set and end it after a few steps."""
-    options = [f'{split}_dataloader.{key}' for split in ('train', 'val', 'test')
-               for key in (f'dataset.data_root={data}/', 'num_workers=0', 'persistent_workers=False')]
+    options = loader_options(data)
     if config in (DET, DET_CROSS, DET_BI, RTMDET):
         path = data / 'annotations' / 'instances_validation.json'
         if config != DET:        # a model that has learned nothing predicts nothing above the usual threshold
@@ -93,19 +89,6 @@ def test_the_authors_file_gives_the_same_figures(run, one_line, data, tmp_path):
                          (authors(backbone), 'unexpected'), ({'backbone.conv1.weight': torch.zeros(1)}, 'family')):
         torch.save({'state_dict': part}, tmp_path / 'other.pth')
         assert reason in one_line('tools/test.py', SEG, tmp_path / 'other.pth', '--work-dir', tmp_path, *options)
-
-
-@pytest.fixture
-def one_line(run):
-    """Run a tool that must fail; its only line on stderr that speaks of an error."""
-    def call(*args):
-        done = run(*args, check=False)
-        assert done.returncode == 2, done.stderr[-2000:]
-        lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-        assert len(lines) == 1
-        assert 'Traceback' not in done.stderr
-        return lines[0]
-    return call
 
 
 def test_missing_files_are_named_with_the_path_that_was_tried(one_line, tmp_path, data):
@@ -214,16 +197,13 @@ def test_auto_scale_lr_counts_accumulation(run, data, tmp_path):
 
 def test_a_missing_library_is_one_line(one_line):
     without_mmdet = '''
-import importlib.metadata as metadata, importlib.util as util, runpy, sys
-find_spec, version = util.find_spec, metadata.version
-def no_version(name):
-    if 'mmdet' in name:
-        raise metadata.PackageNotFoundError(name)
-    return version(name)
+import importlib.util as util, runpy, sys
+import mmengine.config.config as reading
+find_spec, is_installed = util.find_spec, reading.is_installed
 util.find_spec = lambda name, *args: None if name == 'mmdet' else find_spec(name, *args)
-metadata.version = no_version
+reading.is_installed = lambda name: 'mmdet' not in name and is_installed(name)
 sys.path.insert(0, 'tools')
-sys.argv = ['train.py', sys.argv[1]]
+sys.argv = ['train.py', sys.argv[1], '--cfg-options', 'train_dataloader.dataset.data_root=none/']
 runpy.run_path('tools/train.py', run_name='__main__')
 '''
     line = one_line('-c', without_mmdet, RETINANET)

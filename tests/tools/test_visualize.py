@@ -7,7 +7,6 @@ from mmengine.config import Config
 
 import common
 import visualize
-from mmattn.datasets import scenes
 from tests.conftest import ROOT
 
 DET, SEG = 'configs/demo/mask-rcnn_dat_scenes.py', 'configs/demo/upernet_biformer_scenes.py'
@@ -15,10 +14,8 @@ pytestmark = pytest.mark.filterwarnings('ignore')
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp('scenes')
-    scenes.write(root, {'training': 1, 'validation': 2})
-    return root
+def data(write_scenes):
+    return write_scenes(training=1, validation=2)
 
 
 @pytest.fixture
@@ -71,10 +68,9 @@ def test_over_the_ground_truth_with_routes(call, data, tmp_path):
     (('IMAGE', ROOT / DET, 'random', '--ground-truth', '--cfg-options', 'DATA'),
      '--ground-truth: .*00000.png is not an image of the test data set of mask-rcnn_dat_scenes'),
 ])
-def test_wrong_uses_say_what_is_right(call, data, tmp_path, options, message):
-    image, other = data / 'images/validation/00000.png', tmp_path / 'other'
-    scenes.write(other, {'training': 0, 'validation': 1})
-    setting = f'test_dataloader.dataset.data_root={other}/'
+def test_wrong_uses_say_what_is_right(call, data, write_scenes, tmp_path, options, message):
+    image = data / 'images/validation/00000.png'
+    setting = f'test_dataloader.dataset.data_root={write_scenes(training=0, validation=1)}/'
     options = [{'IMAGE': image, 'TMP': tmp_path, 'DATA': setting}.get(option, option) for option in options]
     with pytest.raises(common.UsageError, match=message):
         call(*options)

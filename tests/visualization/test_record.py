@@ -211,6 +211,28 @@ def test_a_model_that_cuts_its_input_is_refused():
         model(torch.randn(1, 3, 128, 128))
 
 
+def test_images_without_their_padding_are_recorded_as_alone():
+    model, plain = Detector(small(cut_padding=True).eval()), Detector(small().eval())
+    plain.load_state_dict(model.state_dict())
+    sizes = [(40, 64), (50, 30), (40, 64)]
+    x = torch.zeros(3, 3, 64, 64)
+    for image, (height, width) in zip(x, sizes):
+        image[:, :height, :width] = torch.randn(3, height, width)
+    metas = [dict(ori_shape=(2 * height, 2 * width), scale_factor=(0.5, 0.5)) for height, width in sizes]
+    with torch.no_grad(), record_attention(model, layers='attn', queries=[(20, 70)]) as together:
+        model(x, data_samples=[sample(**meta) for meta in metas])
+    for i, (height, width) in enumerate(sizes):
+        with torch.no_grad(), record_attention(plain, layers='attn', queries=[(20, 70)]) as alone:
+            plain(x[i:i + 1, :, :height, :width], data_samples=[sample(**metas[i])])
+        found = [record for record in together if record.image == i]
+        for a, b in zip(found, alone, strict=True):
+            assert (a.layer, a.size, a.frame) == (b.layer, b.size, b.frame)
+            torch.testing.assert_close(a.queries[0].weights, b.queries[0].weights)
+            torch.testing.assert_close(a.queries[0].keys, b.queries[0].keys)
+            if a.points is not None:
+                torch.testing.assert_close(a.points, b.points)
+
+
 def test_a_model_without_attention():
     with pytest.raises(ValueError, match='it has none of mmattn'), record_attention(nn.Conv2d(3, 3, 1)):
         pass
