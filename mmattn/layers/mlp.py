@@ -29,7 +29,7 @@ class MLP(nn.Module):
         """`norm`, a layer norm, comes before; what it gives is not kept for the backward pass either."""
         batch, _, height, width = x.shape
         size = BLOCK_HIDDEN.get(x.device.type)
-        rows = max(1, size // (batch * width * self.fc1.out_features)) if size else height
+        rows = max(1, size // max(1, batch * width * self.fc1.out_features)) if size else height
         parts = [checkpoint(self._feed_forward, part, norm, use_reentrant=False, preserve_rng_state=self.drop.p > 0)
                  for part in x.split(rows, 2)]
         return torch.cat(parts, 1).permute(0, 3, 1, 2)

@@ -80,9 +80,10 @@ class LocalAttention(nn.Module):
         bias = self.bias(size)
         if len(bias) > 1:
             bias = bias.repeat(len(x), 1, 1, 1)
-        q, k, v = self.projections(self.windows(x))
+        windows = self.windows(x)
+        q, k, v = self.projections(windows)
         out = attention(q, k, v, bias, self.attn_drop_rate if self.training else 0.0)
-        out = self.proj_out(rearrange(out, '(b g) h n d -> b g n (h d)', b=len(x)))
+        out = self.proj_out(rearrange(out, '(b g) h n d -> b g n (h d)', g=windows.shape[1]))
         out = window_merge(out, self.window, size)
         if self.shift_size:
             out = out.roll((self.shift_size, self.shift_size), (1, 2))
