@@ -157,6 +157,7 @@ class BiLevelRoutingAttention(nn.Module):
                              'b gy gx y x c -> (b gy gx) c y x')
         kv, real = (None if t is None else rearrange(t, '(b gy gx) c y x -> b (gy y) (gx x) c', gy=grid[0], gx=grid[1])
                     for t in self._pool(kv, real))
+        kv = kv.to(k.dtype)         # autocast pools some ways in float32
         return *kv.split([self.qk_dims, v.shape[-1]], -1), None if real is None else real[..., 0]
 
     def _pool(self, kv, real):

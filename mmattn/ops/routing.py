@@ -139,7 +139,7 @@ def _blocks(q, k, v, weights, mask, routes):
 def _attend(q, k, v, weights, mask, num_heads, scale):
     """Shapes as in `_blocks` -> (r, y, x, C')."""
     if weights is not None:
-        k, v = (t * weights[..., None, None, None] for t in (k, v))
+        k, v = ((t * weights[..., None, None, None]).to(t.dtype) for t in (k, v))
     if mask is not None:
         mask = mask.flatten(1)[:, None, None]
     size = q.shape[1:3]
