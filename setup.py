@@ -23,6 +23,6 @@ setup(
                   'onedl-mmsegmentation>=1.4.2'],
         'openmmlab': ['mmengine>=0.10.7', 'mmcv>=2.1,<2.2', 'mmdet>=3.3', 'mmsegmentation>=1.2.2', 'ftfy', 'regex'],
         'export': ['onnxscript', 'onnxruntime'],
-        'test': ['pytest', 'pytest-xdist', 'ruff', 'onnxscript', 'onnxruntime', 'playwright'],
+        'test': ['hypothesis', 'pytest', 'pytest-xdist', 'ruff', 'onnxscript', 'onnxruntime', 'playwright'],
     },
 )

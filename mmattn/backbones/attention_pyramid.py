@@ -1,10 +1,17 @@
+from collections.abc import Mapping, Sequence
 from itertools import cycle, islice, pairwise
 
 from torch import nn
 
 from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, check_per_stage, init_linear, linear_rates
 from mmattn.layers import AttentionBlock, LayerNorm2d
+from mmattn.layers.checks import check_at_least, check_each
 from mmattn.registry import MODELS
+
+
+def are_layers(attention):
+    """Whether it is a list of descriptions of layers."""
+    return isinstance(attention, Sequence) and all(isinstance(one, Mapping) for one in attention)
 
 
 @MODELS.register_module()
@@ -46,19 +53,23 @@ class AttentionPyramid(Pyramid):
 
     def __init__(self, attention, embed_dims=(96, 192, 384, 768), depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24),
                  in_channels=3, mlp_ratio=4.0, drop_path_rate=0.0, with_cp=False, **pyramid):
-        attentions = [attention] if isinstance(attention, dict) else attention
-        if all(isinstance(one, dict) for one in attentions):
+        check_at_least('in_channels', in_channels, 1)
+        check_each('embed_dims', embed_dims, 1)
+        check_each('depths', depths, 0)
+        attentions = [attention] if isinstance(attention, Mapping) else attention
+        if are_layers(attentions):
             attentions = [attentions] * len(embed_dims)
-        if not all(attentions):
-            raise ValueError(f'attention={attention!r} has a stage without layers')
         for name, values in (('attention', attentions), ('depths', depths), ('num_heads', num_heads)):
             check_per_stage(name, values, len(embed_dims))
+        if not all(layers and are_layers(layers) for layers in attentions):
+            raise ValueError(f'attention={attention!r} has a stage without layers')
         rates = iter(linear_rates(drop_path_rate, sum(depths)))
         stages = [
             Stage([AttentionBlock(dims, {'num_heads': heads, **one}, mlp_ratio=mlp_ratio, drop_path_rate=next(rates))
                    for one in islice(cycle(layers), depth)], with_cp)
             for dims, depth, heads, layers in zip(embed_dims, depths, num_heads, attentions)]
         super().__init__(
+            in_channels=in_channels,
             stem=nn.Sequential(PatchConv(in_channels, embed_dims[0], 4), LayerNorm2d(embed_dims[0])),
             stages=stages,
             downsamples=[nn.Sequential(LayerNorm2d(a), PatchConv(a, b, 2)) for a, b in pairwise(embed_dims)],

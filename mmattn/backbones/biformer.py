@@ -1,4 +1,5 @@
 """BiFormer: vision transformer with bi-level routing attention (Zhu et al., CVPR 2023, arXiv:2303.08810)."""
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -8,7 +9,7 @@ from torch import nn
 from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, init_linear, linear_rates, resolve_stages
 from mmattn.checkpoint.biformer import translate
 from mmattn.layers import MLP, Attention, BiLevelRoutingAttention, DepthwiseMLP, DropPath, LayerNorm2d, layer_scale
-from mmattn.layers.checks import check_choice
+from mmattn.layers.checks import check_at_least, check_choice, check_kernel
 from mmattn.registry import MODELS
 
 Norm = partial(LayerNorm2d, eps=1e-6)
@@ -72,6 +73,16 @@ class BiFormerStage:
         return DepthwiseMLP(self.embed_dims, self.mlp_ratio, residual=False)
 
 
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch norm that says which input it cannot train on."""
+
+    def forward(self, x):
+        if self.training and x.numel() == x.shape[1]:
+            raise ValueError(f'x of shape {tuple(x.shape)} has one value per channel, too few for batch norm in '
+                             'training; take larger images or batches, or norm_eval=True')
+        return super().forward(x)
+
+
 class Block(nn.Module):
     """Attention and MLP, each added to what it reads under layer scale and stochastic depth, with a norm before it or
     after the sum; behind a depth-wise convolution that encodes positions."""
@@ -79,6 +90,8 @@ class Block(nn.Module):
     def __init__(self, stage, kind, drop_path_rate):
         super().__init__()
         dims, kernel = stage.embed_dims, stage.pos_kernel_size
+        if kernel:
+            check_kernel('pos_kernel_size', kernel)
         self.pos_embed = nn.Conv2d(dims, dims, kernel, padding=kernel // 2, groups=dims) if kernel else None
         self.norm1 = Norm(dims)
         self.attn = stage.attention(kind)
@@ -101,16 +114,17 @@ class Block(nn.Module):
 
 def _stem(kind, in_channels, dims):
     check_choice('stem', kind, ('convolutional', 'patch'))
+    check_at_least('in_channels', in_channels, 1)
     if kind == 'convolutional':
-        return nn.Sequential(nn.Conv2d(in_channels, dims // 2, 3, 2, 1), nn.BatchNorm2d(dims // 2), nn.GELU(),
-                             nn.Conv2d(dims // 2, dims, 3, 2, 1), nn.BatchNorm2d(dims))
-    return nn.Sequential(PatchConv(in_channels, dims, 4), nn.BatchNorm2d(dims))
+        return nn.Sequential(nn.Conv2d(in_channels, dims // 2, 3, 2, 1), BatchNorm2d(dims // 2), nn.GELU(),
+                             nn.Conv2d(dims // 2, dims, 3, 2, 1), BatchNorm2d(dims))
+    return nn.Sequential(PatchConv(in_channels, dims, 4), BatchNorm2d(dims))
 
 
 def _downsample(kind, in_dims, out_dims):
     if kind == 'convolutional':
-        return nn.Sequential(nn.Conv2d(in_dims, out_dims, 3, 2, 1), nn.BatchNorm2d(out_dims))
-    return nn.Sequential(nn.BatchNorm2d(in_dims), PatchConv(in_dims, out_dims, 2))
+        return nn.Sequential(nn.Conv2d(in_dims, out_dims, 3, 2, 1), BatchNorm2d(out_dims))
+    return nn.Sequential(BatchNorm2d(in_dims), PatchConv(in_dims, out_dims, 2))
 
 
 def _arch(dims, depths, **stage):
@@ -170,13 +184,16 @@ class BiFormer(Pyramid):
     def __init__(self, arch='tiny', in_channels=3, stem=None, num_windows=None, mask_padding=None, drop_path_rate=0.0,
                  with_cp=False, **pyramid):
         specs = resolve_stages(arch, self.arch_zoo, BiFormerStage, num_windows=num_windows)
-        if mask_padding is not None:
-            for spec in specs:
+        for spec in specs:
+            if spec.routing is not None and not isinstance(spec.routing, Mapping):
+                raise ValueError(f'routing={spec.routing!r} must be a dict of arguments')
+            if mask_padding is not None:
                 spec.routing = {**(spec.routing or {}), 'mask_padding': mask_padding}
         stem = stem or ('patch' if arch == 'stl' else 'convolutional')
         dims = [spec.embed_dims for spec in specs]
         rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))
         super().__init__(
+            in_channels=in_channels,
             stem=_stem(stem, in_channels, dims[0]),
             stages=[Stage([Block(spec, kind, next(rates)) for kind in spec.blocks], with_cp) for spec in specs],
             downsamples=[_downsample(stem, *pair) for pair in pairwise(dims)],

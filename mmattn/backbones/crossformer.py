@@ -1,5 +1,6 @@
 """CrossFormer (Wang et al., ICLR 2022, arXiv:2108.00154) and CrossFormer++ (Wang et al., TPAMI 2023,
 arXiv:2303.06908)."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from mmattn.layers import (
     LongDistanceAttention,
     ShortDistanceAttention,
 )
+from mmattn.layers.checks import check_choice
 from mmattn.registry import MODELS
 
 
@@ -52,7 +54,12 @@ class CrossFormerStage:
 
     def attention(self, index):
         """The attention layer of a block."""
-        group_size = self.group_size if isinstance(self.group_size, int) else self.group_size[index]
+        check_choice('position', self.position, ('dynamic', 'table', 'none', 'conditional'))
+        group_size = self.group_size
+        if isinstance(group_size, Sequence):
+            if len(group_size) != len(self.blocks):
+                raise ValueError(f'group_size={group_size!r} must be one for each block of blocks={self.blocks!r}')
+            group_size = group_size[index]
         arguments = dict(num_heads=self.num_heads, group_size=group_size, qkv_bias=self.qkv_bias,
                          position_bias='none' if self.position == 'conditional' else self.position)
         kind = self.blocks[index]
@@ -152,6 +159,7 @@ class CrossFormer(Pyramid):
         dims = [spec.embed_dims for spec in specs]
         rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))
         super().__init__(
+            in_channels=in_channels,
             stem=nn.Sequential(CrossScaleEmbedding(in_channels, dims[0], stem_kernel_sizes, 4),
                                LayerNorm2d(dims[0])),
             stages=[Stage([Block(spec, i, next(rates)) for i in range(len(spec.blocks))], with_cp) for spec in specs],

@@ -2,6 +2,7 @@
 2023, arXiv:2309.01430)."""
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isqrt
 
 from torch import nn
 
@@ -19,7 +20,7 @@ from mmattn.layers import (
     SpatialReductionAttention,
     layer_scale,
 )
-from mmattn.layers.checks import check_choice
+from mmattn.layers.checks import check_at_least, check_choice, check_kernel
 from mmattn.registry import MODELS
 
 
@@ -32,7 +33,7 @@ class DATStage:
         num_heads (int): attention heads.
         blocks (str): the kind of each block, a letter each: L local, S shifted window, N neighbourhood, D deformable
             and P spatial-reduction attention, X depth-wise convolution.
-        window_size (int): side of the windows of L and S, and of the convolution of X.
+        window_size (int): side of the windows of L and S, and of the convolution of X, for which it is odd.
         kernel_size (int): side of the neighbourhood of N.
         sr_ratio (int): P shrinks its keys by this factor along each side.
         stride (int): pixels per sampling point of D.
@@ -65,6 +66,7 @@ class DATStage:
         """The block that a letter stands for."""
         mlp = self._mlp(mlp_ratio, drop_rate)
         if kind == 'X':
+            check_kernel('window_size', self.window_size)
             return ConvolutionBlock(self, mlp, drop_path_rate)
         dims, heads = self.embed_dims, self.num_heads
         drop = dict(attn_drop_rate=attn_drop_rate, drop_rate=drop_rate)
@@ -143,11 +145,14 @@ class ConvolutionBlock(nn.Module):
 
 def _stem(kind, in_channels, dims, patch_size, pad):
     check_choice('stem', kind, ('patch', 'overlapping', 'convolutional'))
+    check_at_least('in_channels', in_channels, 1)
     if kind == 'patch':
         return nn.Sequential(PatchConv(in_channels, dims, patch_size, pad=pad), LayerNorm2d(dims))
     if kind == 'overlapping':
         return nn.Sequential(nn.Conv2d(in_channels, dims, 7, patch_size, 3), LayerNorm2d(dims))
-    stride = patch_size // 2
+    stride = isqrt(patch_size)
+    if stride ** 2 != patch_size:
+        raise ValueError(f'patch_size={patch_size} must be a square for stem={kind!r}, which has two convolutions')
     return nn.Sequential(nn.Conv2d(in_channels, dims // 2, 3, stride, 1), LayerNorm2d(dims // 2), nn.GELU(),
                          nn.Conv2d(dims // 2, dims, 3, stride, 1), LayerNorm2d(dims))
 
@@ -180,7 +185,8 @@ class DAT(Pyramid):
         in_channels (int): channels of the image.
         patch_size (int): the stem shrinks the image by this factor along each side.
         stem (str): 'patch' embeds patches that do not overlap, here and between stages; 'overlapping' embeds 7 x 7
-            patches, 'convolutional' has two 3 x 3 convolutions, and both have 3 x 3 convolutions between stages.
+            patches, 'convolutional' has two 3 x 3 convolutions that shrink by the root of `patch_size` each, and both
+            have 3 x 3 convolutions between stages.
         pad_patches (bool): complete the last row and column of patches with zeros. False leaves out what does not
             fill a patch, as the authors' code does; it matters where `patch_size` * 8 does not divide the image.
         convention (str): coordinates of deformable attention, 'dat' or 'dat_pp' (see `mmattn.ops.grid`).
@@ -221,6 +227,8 @@ class DAT(Pyramid):
     def __init__(self, arch='tiny', in_channels=3, patch_size=4, stem='patch', pad_patches=True, convention='dat',
                  mlp_ratio=4.0, pretrain_img_size=224, drop_rate=0.0, attn_drop_rate=0.0, drop_path_rate=0.0,
                  with_cp=False, **pyramid):
+        check_at_least('patch_size', patch_size, 1)
+        check_at_least('pretrain_img_size', pretrain_img_size, 1)
         specs = resolve_stages(arch, self.arch_zoo, DATStage)
         dims = [spec.embed_dims for spec in specs]
         rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))
@@ -231,6 +239,7 @@ class DAT(Pyramid):
                 spec.block(kind, table_size, convention, mlp_ratio, drop_rate, attn_drop_rate, next(rates))
                 for kind in spec.blocks], with_cp))
         super().__init__(
+            in_channels=in_channels,
             stem=_stem(stem, in_channels, dims[0], patch_size, pad_patches),
             stages=stages,
             downsamples=[_downsample(stem, *pair, pad_patches) for pair in pairwise(dims)],

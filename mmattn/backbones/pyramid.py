@@ -1,6 +1,6 @@
 """What the backbones share: a stem, stages with a downsampling before each but the first, a norm per output."""
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.logging import print_log
@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from mmattn.checkpoint.convert import load_backbone, translate_on_load
 from mmattn.checkpoint.reading import read_checkpoint, state_dict_of
 from mmattn.layers import LayerNorm2d
+from mmattn.layers.checks import check_at_least, check_map, check_rate
 from mmattn.ops.padding import content_sizes, in_valid_area
 
 
@@ -35,6 +36,8 @@ def resolve_stages(arch, presets, record, **overrides):
         if arch not in presets:
             raise ValueError(f'arch={arch!r} is unknown; choose one of {", ".join(presets)}, or give a list of stages')
         arch = presets[arch]
+    if not isinstance(arch, Sequence) or not arch or not all(isinstance(stage, Mapping) for stage in arch):
+        raise ValueError(f'arch={arch!r} must be a name or a list of dicts, one for each stage')
     stages = [record(**stage) for stage in arch]
     for field, values in overrides.items():
         if values is None:
@@ -44,17 +47,24 @@ def resolve_stages(arch, presets, record, **overrides):
         check_per_stage(field, values, len(stages))
         for stage, value in zip(stages, values):
             setattr(stage, field, value)
+    for stage in stages:
+        check_at_least('embed_dims', stage.embed_dims, 1)
+        if not isinstance(stage.blocks, str):
+            raise ValueError(f'blocks={stage.blocks!r} must be a letter for each block')
     return stages
 
 
 def check_per_stage(name, values, count):
     """Raise ValueError unless there is a value for each of `count` stages."""
+    if not isinstance(values, Sequence):
+        raise ValueError(f'{name}={values!r} must be a list of {count}, one for each stage')
     if len(values) != count:
         raise ValueError(f'{name} is given for {len(values)} stages of {count}: {values}')
 
 
 def linear_rates(last, count):
     """`count` stochastic depth rates, rising linearly from 0 to `last`."""
+    check_rate('drop_path_rate', last)
     return [last * i / max(count - 1, 1) for i in range(count)]
 
 
@@ -113,6 +123,7 @@ class Pyramid(BaseModule):
     architecture raise `CheckpointError`.
 
     Args:
+        in_channels (int): channels of the image.
         stem (nn.Module): image -> input of the first stage.
         stages (list[nn.Module]): the stages.
         downsamples (list[nn.Module]): `downsamples[i]` leads from stage i to stage i + 1.
@@ -141,17 +152,18 @@ class Pyramid(BaseModule):
 
     translate = None
 
-    def __init__(self, stem, stages, downsamples, dims, out_indices=(0, 1, 2, 3), frozen_stages=-1, norm_eval=False,
-                 out_norm=True, norm_layer=LayerNorm2d, stem_stride=4, cut_padding=False, init_cfg=None):
+    def __init__(self, in_channels, stem, stages, downsamples, dims, out_indices=(0, 1, 2, 3), frozen_stages=-1,
+                 norm_eval=False, out_norm=True, norm_layer=LayerNorm2d, stem_stride=4, cut_padding=False,
+                 init_cfg=None):
         super().__init__(init_cfg)
-        out_indices = tuple(out_indices)
-        if not out_indices or list(out_indices) != sorted(set(out_indices)) or not (
-                0 <= out_indices[0] <= out_indices[-1] < len(stages)):
-            raise ValueError(f'out_indices={out_indices} must be ascending stage numbers from 0 to {len(stages) - 1}')
-        if not -1 <= frozen_stages <= len(stages):
-            raise ValueError(f'frozen_stages={frozen_stages} is outside -1 to {len(stages)}')
-        self.out_indices = out_indices
-        self.frozen_stages = frozen_stages
+        chosen = [i for i in range(len(stages)) if isinstance(out_indices, Sequence) and i in list(out_indices)]
+        if not chosen or chosen != list(out_indices):
+            raise ValueError(f'out_indices={out_indices!r} must be ascending stage numbers from 0 to {len(stages) - 1}')
+        if frozen_stages not in range(-1, len(stages) + 1):
+            raise ValueError(f'frozen_stages={frozen_stages!r} is outside -1 to {len(stages)}')
+        self.in_channels = in_channels
+        self.out_indices = out_indices = tuple(chosen)
+        self.frozen_stages = int(frozen_stages)
         self.norm_eval = norm_eval
         self.cut_padding = cut_padding
         self.stage_strides = [stem_stride * 2 ** i for i in range(len(stages))]
@@ -163,6 +175,7 @@ class Pyramid(BaseModule):
         self._freeze()
 
     def forward(self, x):
+        check_map(x, self.in_channels, next(self.stem.parameters()).dtype)
         if not self.cut_padding:
             return self.maps(x)
         return in_valid_area(self.maps, x, content_sizes(x), self.map_sizes(x.shape[2:]))

@@ -1,4 +1,7 @@
-"""Modules that own weights, (B, C, H, W) in and out; each works alone in any network, with torch and einops only."""
+"""Modules that own weights, (B, C, H, W) in and out; each works alone in any network, with torch and einops only.
+
+Arguments and maps that do not fit raise a ValueError that names them.
+"""
 from mmattn.layers.attention import Attention
 from mmattn.layers.block import AttentionBlock
 from mmattn.layers.cross_scale import CrossScaleEmbedding

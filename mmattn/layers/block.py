@@ -1,6 +1,9 @@
+from collections.abc import Mapping, Sequence
+
 from torch import nn
 
 from mmattn.layers.attention import Attention
+from mmattn.layers.checks import check_at_least, check_map, check_number, check_rate
 from mmattn.layers.deformable import DeformableAttention
 from mmattn.layers.deformable_detr import DeformableDETRAttention
 from mmattn.layers.drop import DropPath
@@ -30,6 +33,8 @@ def build_attention(embed_dims, attention):
     Raises:
         ValueError: the type is unknown, or the layer refuses its arguments.
     """
+    if not isinstance(attention, Mapping):
+        raise ValueError(f'attention={attention!r} is no dict of a layer\'s type and arguments')
     arguments = dict(attention)
     kind = str(arguments.pop('type', None)).removeprefix('mmattn.')
     if kind not in ATTENTIONS:
@@ -64,9 +69,15 @@ class AttentionBlock(nn.Module):
 
     def __init__(self, in_channels, attention, embed_dims=None, mlp_ratio=0.0, drop_path_rate=0.0, layer_scale=0.0):
         super().__init__()
-        attentions = [attention] if isinstance(attention, dict) else attention
-        if not attentions:
+        attentions = [attention] if isinstance(attention, Mapping) else attention
+        if not attentions or not isinstance(attentions, Sequence):
             raise ValueError(f'attention={attention!r} has no layer')
+        check_at_least('in_channels', in_channels, 1)
+        if embed_dims is not None:
+            check_at_least('embed_dims', embed_dims, 1)
+        check_number('mlp_ratio', mlp_ratio, 0)
+        check_rate('drop_path_rate', drop_path_rate)
+        self.in_channels = in_channels
         branches = [_projected(in_channels, embed_dims, one) for one in attentions]
         if mlp_ratio:
             branches.append(MLP(in_channels, mlp_ratio))
@@ -76,6 +87,7 @@ class AttentionBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x):
+        check_map(x, self.in_channels, self.norms[0].weight.dtype)
         for branch, norm, scale in zip(self.branches, self.norms, self.scales):
             x = x + self.drop_path(scale(branch(norm(x))))
         return x

@@ -2,6 +2,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mmattn.layers.checks import check_at_least, check_each, check_map
 from mmattn.ops.convolution import centred_convolution
 
 
@@ -26,6 +27,10 @@ class CrossScaleEmbedding(nn.Module):
 
     def __init__(self, in_channels, out_channels, kernel_sizes, stride):
         super().__init__()
+        check_at_least('in_channels', in_channels, 1)
+        check_at_least('out_channels', out_channels, 1)
+        check_at_least('stride', stride, 1)
+        check_each('kernel_sizes', kernel_sizes, 1)
         count = len(kernel_sizes)
         if any(kernel < stride or (kernel - stride) % 2 for kernel in kernel_sizes):
             raise ValueError(f'kernel_sizes={tuple(kernel_sizes)} must be the stride {stride} or larger by an even '
@@ -34,11 +39,13 @@ class CrossScaleEmbedding(nn.Module):
             raise ValueError(f'out_channels={out_channels} is not divisible by {2 ** (count - 1)}, for the '
                              f'{count} kernel_sizes={tuple(kernel_sizes)}')
         channels = [out_channels // 2 ** min(i + 1, count - 1) for i in range(count)]
+        self.in_channels = in_channels
         self.stride = stride
         self.convs = nn.ModuleList(nn.Conv2d(in_channels, c, kernel, stride, (kernel - stride) // 2)
                                    for c, kernel in zip(channels, kernel_sizes))
 
     def forward(self, x):
+        check_map(x, self.in_channels, self.convs[0].weight.dtype)
         bottom, right = (-side % self.stride for side in x.shape[2:])
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom))

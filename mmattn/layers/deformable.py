@@ -3,7 +3,15 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from mmattn.layers.checks import check_choice, check_divides
+from mmattn.layers.checks import (
+    check_at_least,
+    check_choice,
+    check_divides,
+    check_map,
+    check_number,
+    check_rate,
+    check_size,
+)
 from mmattn.layers.norm import LayerNorm2d
 from mmattn.layers.precision import in_float32
 from mmattn.ops.attention import attention, attention_in_blocks
@@ -70,6 +78,12 @@ class DeformableAttention(nn.Module):
         check_divides('num_heads', num_heads, 'offset_groups', offset_groups)
         check_convention(convention)
         check_choice('position_bias', position_bias, POSITION_BIASES)
+        check_at_least('stride', stride, 1)
+        check_at_least('offset_kernel_size', offset_kernel_size, 1)
+        check_number('offset_range_factor', offset_range_factor)
+        check_rate('attn_drop_rate', attn_drop_rate)
+        check_rate('drop_rate', drop_rate)
+        height, width = check_size('table_size', table_size)
         self.num_heads = num_heads
         self.offset_groups = offset_groups
         self.stride = stride
@@ -84,7 +98,6 @@ class DeformableAttention(nn.Module):
         self.proj_v = nn.Conv2d(embed_dims, embed_dims, 1)
         self.proj_out = nn.Conv2d(embed_dims, embed_dims, 1)
         self.drop = nn.Dropout(drop_rate)
-        height, width = (table_size, table_size) if isinstance(table_size, int) else table_size
         if position_bias == 'table':
             self.rpe_table = nn.Parameter(torch.empty(num_heads, 2 * height - 1, 2 * width - 1))
         elif position_bias == 'fixed':
@@ -163,6 +176,7 @@ class DeformableAttention(nn.Module):
                                          'b g n k h -> b (g h) n k')
 
     def forward(self, x):
+        check_map(x, self.proj_v.in_channels, self.proj_v.weight.dtype)
         q, k, v, points, _ = self.projections(x)
         out = rearrange(self._attend(q, k, v, points), 'b h y x d -> b (h d) y x')
         if self.position_bias == 'depthwise':

@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from mmattn.layers.checks import check_divides
+from mmattn.layers.checks import check_at_least, check_divides, check_map, check_rate, check_size
 from mmattn.layers.precision import in_float32
 from mmattn.ops.deformable import point_attention
 from mmattn.ops.grid import key_grid
@@ -33,6 +33,9 @@ class DeformableDETRAttention(nn.Module):
     def __init__(self, embed_dims, num_heads, num_points=4, map_size=14, attn_drop_rate=0.0, drop_rate=0.0):
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
+        check_at_least('num_points', num_points, 1)
+        check_rate('attn_drop_rate', attn_drop_rate)
+        check_rate('drop_rate', drop_rate)
         self.num_heads = num_heads
         self.proj_off = nn.Linear(embed_dims, num_heads * num_points * 2)
         self.proj_att = nn.Linear(embed_dims, num_heads * num_points)
@@ -40,8 +43,7 @@ class DeformableDETRAttention(nn.Module):
         self.proj_out = nn.Conv2d(embed_dims, embed_dims, 1)
         self.attn_drop = nn.Dropout(attn_drop_rate)
         self.drop = nn.Dropout(drop_rate)
-        size = (map_size, map_size) if isinstance(map_size, int) else tuple(map_size)
-        self.register_buffer('reference', key_grid(size, 'dat_pp'))
+        self.register_buffer('reference', key_grid(check_size('map_size', map_size), 'dat_pp'))
         self._init_offsets(num_points)
 
     def _init_offsets(self, num_points):
@@ -71,6 +73,7 @@ class DeformableDETRAttention(nn.Module):
         return rearrange(logits, 'b y x (h p) -> b h y x p', h=self.num_heads).softmax(-1)
 
     def forward(self, x):
+        check_map(x, self.proj_v.in_channels, self.proj_v.weight.dtype)
         weights = self.attn_drop(self.point_weights(x))
         values = rearrange(self.proj_v(x), 'b (h d) y x -> b h d y x', h=self.num_heads)
         out = point_attention(values, self.sampling_points(x), weights)

@@ -1,5 +1,7 @@
 from torch import nn
 
+from mmattn.layers.checks import check_rate
+
 
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al., 2016): zero a whole sample of a residual branch, rescale the others.
@@ -10,8 +12,7 @@ class DropPath(nn.Module):
 
     def __init__(self, rate=0.0):
         super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f'drop path rate {rate} is outside [0, 1)')
+        check_rate('rate', rate)
         self.rate = rate
 
     def forward(self, x):

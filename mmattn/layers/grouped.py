@@ -3,7 +3,7 @@ import math
 from einops import rearrange
 from torch import nn
 
-from mmattn.layers.checks import check_at_least, check_choice, check_divides
+from mmattn.layers.checks import check_at_least, check_choice, check_divides, check_map
 from mmattn.layers.position import DynamicPositionBias, PositionBiasTable
 from mmattn.layers.projection import split_linear
 from mmattn.ops.attention import attention_in_blocks
@@ -48,6 +48,7 @@ class ShortDistanceAttention(nn.Module):
             self.position_bias = PositionBiasTable(group_size, num_heads)
 
     def forward(self, x):
+        check_map(x, self.proj.in_features, self.proj.weight.dtype)
         size = tuple(x.shape[2:])
         x = x.permute(0, 2, 3, 1)
         group, interval = self.groups(size)

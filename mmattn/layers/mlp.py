@@ -3,6 +3,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from mmattn.layers.checks import check_at_least, check_number, check_rate
+
 BLOCK_HIDDEN = {'cpu': 2 ** 20}     # hidden numbers at once, so that they stay in the cache; other devices: all
 
 
@@ -16,11 +18,19 @@ class MLP(nn.Module):
         embed_dims (int): channels C in and out.
         mlp_ratio (float): hidden channels / C.
         drop_rate (float): dropout after each linear map.
+
+    Raises:
+        ValueError: a ratio that leaves no hidden channels.
     """
 
     def __init__(self, embed_dims, mlp_ratio=4.0, drop_rate=0.0):
         super().__init__()
+        check_at_least('embed_dims', embed_dims, 1)
+        check_number('mlp_ratio', mlp_ratio)
+        check_rate('drop_rate', drop_rate)
         hidden = int(embed_dims * mlp_ratio)
+        if hidden < 1:
+            raise ValueError(f'mlp_ratio={mlp_ratio} leaves no hidden channels of embed_dims={embed_dims}')
         self.fc1 = nn.Linear(embed_dims, hidden)
         self.fc2 = nn.Linear(hidden, embed_dims)
         self.drop = nn.Dropout(drop_rate)
@@ -29,7 +39,7 @@ class MLP(nn.Module):
         """`norm`, a layer norm, comes before; what it gives is not kept for the backward pass either."""
         batch, _, height, width = x.shape
         size = BLOCK_HIDDEN.get(x.device.type)
-        rows = max(1, size // (batch * width * self.fc1.out_features)) if size else height
+        rows = max(1, size // max(1, batch * width * self.fc1.out_features)) if size else height
         parts = [checkpoint(self._feed_forward, part, norm, use_reentrant=False, preserve_rng_state=self.drop.p > 0)
                  for part in x.split(rows, 2)]
         return torch.cat(parts, 1).permute(0, 3, 1, 2)

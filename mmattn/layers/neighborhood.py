@@ -3,7 +3,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from mmattn.layers.checks import check_divides
+from mmattn.layers.checks import check_divides, check_kernel, check_map, check_rate
 from mmattn.ops.neighborhood import neighborhood_attention
 
 
@@ -30,8 +30,9 @@ class NeighborhoodAttention(nn.Module):
     def __init__(self, embed_dims, num_heads, kernel_size=7, pad_small=True, attn_drop_rate=0.0, drop_rate=0.0):
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
-        if kernel_size < 3 or kernel_size % 2 == 0:
-            raise ValueError(f'kernel_size={kernel_size} must be odd and at least 3')
+        check_kernel('kernel_size', kernel_size, 3)
+        check_rate('attn_drop_rate', attn_drop_rate)
+        check_rate('drop_rate', drop_rate)
         self.num_heads = num_heads
         self.kernel_size = kernel_size
         self.pad_small = pad_small
@@ -51,6 +52,7 @@ class NeighborhoodAttention(nn.Module):
         return rearrange(self.qkv(x), 'b y x (three h d) -> three b h y x d', three=3, h=self.num_heads)
 
     def forward(self, x):
+        check_map(x, self.proj.in_features, self.proj.weight.dtype)
         height, width = x.shape[2:]
         q, k, v = self.projections(x)
         out = neighborhood_attention(q, k, v, self.rpb, self.kernel_size, self.attn_drop_rate if self.training else 0.0)

@@ -2,6 +2,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mmattn.layers.checks import check_at_least
 from mmattn.layers.norm import LayerNorm2d
 from mmattn.layers.precision import in_float32
 
@@ -82,6 +83,9 @@ class ConditionalPositionEncoding(nn.Module):
 
     def __init__(self, embed_dims, rows=None):
         super().__init__()
+        check_at_least('embed_dims', embed_dims, 1)
+        if rows is not None:
+            check_at_least('rows', rows, 1)
         self.rows = rows
         planes = rows or embed_dims
         self.conv = nn.Conv2d(planes, planes, 3, padding=1, groups=planes)

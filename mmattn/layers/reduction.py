@@ -2,7 +2,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from mmattn.layers.checks import check_at_least, check_divides
+from mmattn.layers.checks import check_at_least, check_divides, check_map, check_rate
 from mmattn.layers.norm import LayerNorm2d
 from mmattn.ops.attention import attention
 
@@ -29,6 +29,8 @@ class SpatialReductionAttention(nn.Module):
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
         check_at_least('sr_ratio', sr_ratio, 1)
+        check_rate('attn_drop_rate', attn_drop_rate)
+        check_rate('drop_rate', drop_rate)
         self.num_heads = num_heads
         self.sr_ratio = sr_ratio
         self.attn_drop_rate = attn_drop_rate
@@ -45,6 +47,7 @@ class SpatialReductionAttention(nn.Module):
         return self.reduction(F.pad(x, (0, max(self.sr_ratio - width, 0), 0, max(self.sr_ratio - height, 0))))
 
     def forward(self, x):
+        check_map(x, self.proj.in_channels, self.proj.weight.dtype)
         q = rearrange(self.q(x), 'b (h d) y x -> b h (y x) d', h=self.num_heads)
         k, v = rearrange(self.kv(self.reduce(x)), 'b (two h d) y x -> two b h (y x) d', two=2, h=self.num_heads)
         out = attention(q, k, v, dropout=self.attn_drop_rate if self.training else 0.0)

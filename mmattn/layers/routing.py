@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from mmattn.layers.checks import check_at_least, check_choice, check_divides
+from mmattn.layers.checks import check_at_least, check_choice, check_divides, check_kernel, check_map, check_number
 from mmattn.layers.projection import split_linear
 from mmattn.ops.partition import pad_to_size
 from mmattn.ops.routing import region_view, routed_attention, top_routes
@@ -54,7 +54,7 @@ class BiLevelRoutingAttention(nn.Module):
                  out_proj=True, kv_sampling='identity', kv_size=4, param_routing=False, diff_routing=False,
                  soft_routing=False, pad='before', mask_padding=False):
         super().__init__()
-        qk_dims = qk_dims or embed_dims
+        qk_dims = embed_dims if qk_dims is None else qk_dims
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
         check_divides('qk_dims', qk_dims, 'num_heads', num_heads)
         check_choice('kv_sampling', kv_sampling, KV_SAMPLINGS)
@@ -62,13 +62,17 @@ class BiLevelRoutingAttention(nn.Module):
         check_at_least('num_windows', num_windows, 1)
         check_at_least('topk', topk, 1)
         check_at_least('kv_size', kv_size, 1)
+        if scale is not None:
+            check_number('scale', scale)
+        if lepe_kernel_size:
+            check_kernel('lepe_kernel_size', lepe_kernel_size)
         if param_routing and not diff_routing:
             raise ValueError('param_routing=True needs diff_routing=True, or its parameters get no gradient')
         self.num_heads = num_heads
         self.num_windows = num_windows
         self.topk = topk
         self.qk_dims = qk_dims
-        self.scale = scale or qk_dims ** -0.5
+        self.scale = qk_dims ** -0.5 if scale is None else scale
         self.kv_sampling = kv_sampling
         self.kv_size = kv_size
         self.diff_routing = diff_routing
@@ -84,6 +88,7 @@ class BiLevelRoutingAttention(nn.Module):
         self.kv_conv = nn.Conv2d(dims, dims, kv_size, kv_size, groups=dims) if kv_sampling == 'conv' else None
 
     def forward(self, x):
+        check_map(x, self.qkv.in_features, self.qkv.weight.dtype)
         height, width = x.shape[2:]
         q, k, v, routes, _, weights, mask, lepe = self.routed(x)
         out = routed_attention(q, k, v, routes, self.num_heads, self.scale, weights, mask)
@@ -157,6 +162,7 @@ class BiLevelRoutingAttention(nn.Module):
                              'b gy gx y x c -> (b gy gx) c y x')
         kv, real = (None if t is None else rearrange(t, '(b gy gx) c y x -> b (gy y) (gx x) c', gy=grid[0], gx=grid[1])
                     for t in self._pool(kv, real))
+        kv = kv.to(k.dtype)         # autocast pools some ways in float32
         return *kv.split([self.qk_dims, v.shape[-1]], -1), None if real is None else real[..., 0]
 
     def _pool(self, kv, real):

@@ -1,6 +1,8 @@
 import torch
 from torch import nn
 
+from mmattn.layers.checks import check_at_least, check_number
+
 
 class LayerScale(nn.Module):
     """A learned factor per channel on a residual branch (Touvron et al., ICCV 2021, eq. 4).
@@ -12,6 +14,8 @@ class LayerScale(nn.Module):
 
     def __init__(self, embed_dims, init_value=1e-5):
         super().__init__()
+        check_at_least('embed_dims', embed_dims, 1)
+        check_number('init_value', init_value)
         self.gamma = nn.Parameter(torch.full((embed_dims,), float(init_value)))
 
     def forward(self, x):
@@ -20,4 +24,5 @@ class LayerScale(nn.Module):
 
 def layer_scale(embed_dims, init_value):
     """A `LayerScale`, or nothing where `init_value` is 0."""
+    check_number('layer_scale', init_value, 0)
     return LayerScale(embed_dims, init_value) if init_value > 0 else nn.Identity()

@@ -2,7 +2,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from mmattn.layers.checks import check_divides
+from mmattn.layers.checks import check_at_least, check_divides, check_map, check_rate
 from mmattn.layers.projection import split_linear
 from mmattn.ops.attention import attention
 from mmattn.ops.partition import (
@@ -40,7 +40,11 @@ class LocalAttention(nn.Module):
     def __init__(self, embed_dims, num_heads, window_size=7, attn_drop_rate=0.0, drop_rate=0.0, shift_size=0):
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
-        if not 0 <= shift_size < window_size:
+        check_at_least('window_size', window_size, 1)
+        check_at_least('shift_size', shift_size, 0)
+        check_rate('attn_drop_rate', attn_drop_rate)
+        check_rate('drop_rate', drop_rate)
+        if shift_size >= window_size:
             raise ValueError(f'shift_size={shift_size} is outside [0, window_size={window_size})')
         self.num_heads = num_heads
         self.window = (window_size, window_size)
@@ -74,15 +78,17 @@ class LocalAttention(nn.Module):
         return bias + OTHER_REGION * other[:, None]
 
     def forward(self, x):
+        check_map(x, self.proj_out.in_features, self.proj_out.weight.dtype)
         height, width = x.shape[2:]
         x = pad_to_multiple(x.permute(0, 2, 3, 1), self.window)
         size = x.shape[1:3]
         bias = self.bias(size)
         if len(bias) > 1:
             bias = bias.repeat(len(x), 1, 1, 1)
-        q, k, v = self.projections(self.windows(x))
+        windows = self.windows(x)
+        q, k, v = self.projections(windows)
         out = attention(q, k, v, bias, self.attn_drop_rate if self.training else 0.0)
-        out = self.proj_out(rearrange(out, '(b g) h n d -> b g n (h d)', b=len(x)))
+        out = self.proj_out(rearrange(out, '(b g) h n d -> b g n (h d)', g=windows.shape[1]))
         out = window_merge(out, self.window, size)
         if self.shift_size:
             out = out.roll((self.shift_size, self.shift_size), (1, 2))
@@ -96,4 +102,5 @@ class ShiftedWindowAttention(LocalAttention):
     """
 
     def __init__(self, embed_dims, num_heads, window_size=7, **kwargs):
+        check_at_least('window_size', window_size, 2)
         super().__init__(embed_dims, num_heads, window_size, shift_size=(window_size + 1) // 2, **kwargs)

@@ -1,7 +1,10 @@
+from collections.abc import Sequence
+
 from mmengine.model import BaseModule
 from torch import nn
 
 from mmattn.layers.block import ATTENTIONS, AttentionBlock
+from mmattn.layers.checks import check_each, check_map
 from mmattn.registry import MODELS
 
 for _layer in ATTENTIONS.values():
@@ -49,24 +52,29 @@ class AttentionNeck(BaseModule):
 
     def __init__(self, in_channels, attention, levels=None, init_cfg=None, **block):
         super().__init__(init_cfg)
+        check_each('in_channels', in_channels, 1)
         self.in_channels = tuple(in_channels)
         count = len(self.in_channels)
-        chosen = range(count) if levels is None else [level + count if level < 0 else level for level in levels]
-        if len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(count)):
-            raise ValueError(f'levels={tuple(levels)} must be different numbers from {-count} to {count - 1}')
-        self.blocks = nn.ModuleDict({str(i): AttentionPlugin(self.in_channels[i], attention, **block) for i in chosen})
+        levels = range(count) if levels is None else levels
+        known = isinstance(levels, Sequence) and all(level in range(-count, count) for level in levels)
+        chosen = {int(level) % count for level in levels} if known else ()
+        if not known or len(chosen) < len(levels):
+            raise ValueError(f'levels={levels!r} must be different numbers from {-count} to {count - 1}')
+        self.blocks = nn.ModuleDict({str(i): AttentionPlugin(self.in_channels[i], attention, **block)
+                                     for i in sorted(chosen)})
 
     def forward(self, maps):
         check_maps(maps, self.in_channels)
         return tuple(self.blocks[str(i)](x) if str(i) in self.blocks else x for i, x in enumerate(maps))
 
 
-def check_maps(maps, in_channels):
-    """There is a map with its channels for each level.
+def check_maps(maps, in_channels, dtype=None):
+    """There is a map with its channels for each level, of a dtype that goes with `dtype` if given.
 
     Raises:
         ValueError: there is not.
     """
-    channels = tuple(x.shape[1] for x in maps)
-    if channels != tuple(in_channels):
-        raise ValueError(f'in_channels={tuple(in_channels)}, but the maps have {channels} channels')
+    if len(maps) != len(in_channels):
+        raise ValueError(f'in_channels={in_channels}, but there are {len(maps)} maps')
+    for i, (x, channels) in enumerate(zip(maps, in_channels)):
+        check_map(x, channels, dtype or x.dtype, f'maps[{i}]')

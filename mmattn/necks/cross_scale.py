@@ -3,6 +3,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmattn.layers import CrossScaleEmbedding
+from mmattn.layers.checks import check_at_least, check_divides, check_each
 from mmattn.necks.attention import AttentionPlugin, check_maps
 from mmattn.registry import MODELS
 
@@ -40,12 +41,14 @@ class CrossScaleNeck(BaseModule):
     def __init__(self, in_channels, out_channels=256, num_heads=8, group_size=7, intervals=None, kernel_sizes=(2, 4),
                  mlp_ratio=0.0, num_outs=None, init_cfg=None):
         super().__init__(init_cfg)
+        check_each('in_channels', in_channels, 1)
+        check_divides('out_channels', out_channels, 'num_heads', num_heads)
         self.in_channels = tuple(in_channels)
         count = len(self.in_channels)
         self.num_outs = count if num_outs is None else num_outs
-        if self.num_outs < count:
-            raise ValueError(f'num_outs={num_outs} is less than the {count} levels of in_channels={self.in_channels}')
+        check_at_least('num_outs', self.num_outs, count)
         intervals = [max(8 >> i, 1) for i in range(count)] if intervals is None else intervals
+        check_each('intervals', intervals, 1)
         if len(intervals) != count:
             raise ValueError(f'intervals={tuple(intervals)} are not one for each of {count} levels')
         self.projections = nn.ModuleList(nn.Conv2d(channels, out_channels, 1) for channels in self.in_channels)
@@ -58,7 +61,7 @@ class CrossScaleNeck(BaseModule):
                             mlp_ratio=mlp_ratio) for interval in intervals)
 
     def forward(self, maps):
-        check_maps(maps, self.in_channels)
+        check_maps(maps, self.in_channels, self.projections[0].weight.dtype)
         maps = [projection(x) for projection, x in zip(self.projections, maps)]
         outs = []
         for i, x in enumerate(maps):

@@ -22,6 +22,8 @@ def attention(q, k, v, bias=None, dropout=0.0, scale=None):
     """
     if bias is not None and bias.dtype != torch.bool:
         bias = bias.to(q.dtype)
+    if not q.numel():       # for which PyTorch gives the bias no gradient
+        return (q @ k.mT + (0 if bias is None else bias)).softmax(-1) @ v
     # PyTorch falls back to a slow path that holds all weights unless the channels of a token lie side by side.
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
@@ -42,6 +44,6 @@ def attention_in_blocks(q, k, v, bias, dropout=0.0):
     def block(queries):
         return attention(q[:, :, queries], k, v, bias(queries), dropout)
 
-    size = max(1, BLOCK_LOGITS // (q.shape[0] * q.shape[1] * k.shape[2]))
+    size = max(1, BLOCK_LOGITS // max(1, q.shape[0] * q.shape[1] * k.shape[2]))
     slices = [slice(start, start + size) for start in range(0, q.shape[2], size)]
     return torch.cat([checkpoint(block, queries, use_reentrant=False) for queries in slices], 2)

@@ -27,7 +27,8 @@ def centred_convolution(x, weight, bias, stride, backend=None):
     Raises:
         ValueError: unknown backend.
     """
-    if choose_backend(['patches'], lambda name: [], BACKEND_VARIABLE, backend, ('reference',)) == 'reference':
+    name = choose_backend(['patches'], lambda name: [], BACKEND_VARIABLE, backend, ('reference',))
+    if name == 'reference' or not len(x):       # `pixel_unshuffle` leaves empty tensors as they are
         return reference.centred_convolution(x, weight, bias, stride)
     margin = (weight.shape[-1] - stride) // 2
     patches = -(-margin // stride)      # on each side of the middle one

@@ -57,9 +57,9 @@ def sample_groups(x, points):
     Returns:
         Tensor: (B, G * c, Hk, Wk).
     """
-    batch, groups = points.shape[:2]
+    groups = points.shape[1]
     sampled = sample(rearrange(x, 'b (g c) h w -> (b g) c h w', g=groups), points.flatten(0, 1))
-    return rearrange(sampled, '(b g) c h w -> b (g c) h w', b=batch)
+    return rearrange(sampled, '(b g) c h w -> b (g c) h w', g=groups)
 
 
 def position_bias(table, queries, points):
@@ -78,7 +78,7 @@ def position_bias(table, queries, points):
     displacement = (queries[:, None] - points.flatten(0, 1)[:, None]) / 2           # (B G, N, K, 2)
     table = rearrange(table, '(g h) y x -> g h y x', g=groups).to(points.dtype)
     table = table.repeat(batch, 1, 1, 1)                                            # (B G, h / G, Ty, Tx)
-    return rearrange(sample(table, displacement), '(b g) h n k -> b (g h) n k', b=batch)
+    return rearrange(sample(table, displacement), '(b g) h n k -> b (g h) n k', g=groups)
 
 
 def log_displacements(queries, points):
@@ -178,4 +178,4 @@ def point_attention(values, points, weights):
     heads, size = values.shape[1], points.shape[2:4]
     sampled = sample(values.flatten(0, 1), rearrange(points, 'b h y x p two -> (b h) (y x) p two'))
     weights = rearrange(weights, 'b h y x p -> (b h) 1 (y x) p')
-    return (sampled * weights).sum(-1).unflatten(0, (-1, heads)).unflatten(-1, size)
+    return (sampled * weights).sum(-1).unflatten(0, (len(values), heads)).unflatten(-1, size)

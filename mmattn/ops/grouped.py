@@ -83,7 +83,7 @@ class _GroupedAttention(torch.autograd.Function):
             weights = logits.softmax(-1)
             low = weights.to(ctx.dtype)
             _accumulate(grads[2:], grad, (low @ v).transpose(1, 2).reshape(tokens.shape))
-            grad_values = (grad @ proj_weight).view(len(q), -1, *q.shape[1::2]).transpose(1, 2).contiguous()
+            grad_values = (grad @ proj_weight).view(len(q), q.shape[2], *q.shape[1::2]).transpose(1, 2).contiguous()
             grad_logits = (grad_values @ v.mT).to(weights.dtype)
             grad_logits = grad_logits.sub_((grad_logits * weights).sum(-1, keepdim=True)).mul_(weights)
             grad_bias[part] += grad_logits.sum(0).view_as(bias[part])
@@ -105,7 +105,7 @@ def _tokens(view):
 def _by_head(qkv, view, num_heads):
     """(r n, 3 C) of the groups of a view -> queries, keys and values (r, h, n, d), without a copy."""
     count = view.shape[5] * view.shape[6]
-    return qkv.view(len(qkv) // count, count, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
+    return qkv.unflatten(1, (3, num_heads, -1)).unflatten(0, (len(qkv) // count, count)).permute(2, 0, 3, 1, 4)
 
 
 def _accumulate(grads, grad, x):

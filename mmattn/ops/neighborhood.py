@@ -90,7 +90,7 @@ def _blocks(q, kernel_size):
     columns = _runs(q.shape[3], kernel_size, q.device)
     for run in _runs(q.shape[2], kernel_size, q.device):
         logits = q.shape[0] * q.shape[1] * max(x.tiles for x in columns) * (run.tile * run.strip) ** 2
-        step = max(1, BLOCK_LOGITS // logits)
+        step = max(1, BLOCK_LOGITS // max(1, logits))
         for first in range(0, run.tiles, step):
             yield run.part(first, min(step, run.tiles - first)), columns
 

@@ -12,7 +12,7 @@ def attention(q, k, v, bias=None):
     logits = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
     if bias is not None:
         logits = logits + bias
-    return logits.softmax(-1) @ v
+    return logits.softmax(-1).to(v.dtype) @ v
 
 
 def bilinear(x, points):

@@ -127,7 +127,7 @@ def _blocks(q, k, v, weights, mask, routes):
     q, k, v, mask = (None if t is None else region_view(t, grid)
                      for t in (q, k, v, None if mask is None else mask.expand(batch, -1, -1)[..., None]))
     every = torch.cartesian_prod(*(torch.arange(n, device=routes.device) for n in routes.shape[:3])).unbind(-1)
-    gathered = count * (k[0, 0, 0].numel() + v[0, 0, 0].numel())
+    gathered = count * (k.shape[3:].numel() + v.shape[3:].numel())
     step = max(1, BLOCK.get(q.device.type, 2 ** 26) // gathered)
     for index in zip(*(t.split(step) for t in every)):
         chosen = routes[index]
@@ -139,7 +139,7 @@ def _blocks(q, k, v, weights, mask, routes):
 def _attend(q, k, v, weights, mask, num_heads, scale):
     """Shapes as in `_blocks` -> (r, y, x, C')."""
     if weights is not None:
-        k, v = (t * weights[..., None, None, None] for t in (k, v))
+        k, v = ((t * weights[..., None, None, None]).to(t.dtype) for t in (k, v))
     if mask is not None:
         mask = mask.flatten(1)[:, None, None]
     size = q.shape[1:3]

@@ -101,5 +101,5 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
 
 @pytest.mark.parametrize('rate', [-0.1, 1.0])
 def test_drop_path_rate_is_checked(rate):
-    with pytest.raises(ValueError, match=f'drop path rate {rate} is outside'):
+    with pytest.raises(ValueError, match=f'rate={rate} is outside'):
         DropPath(rate)

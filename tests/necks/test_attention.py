@@ -71,10 +71,10 @@ def test_a_plugin_of_resnet():
     (lambda: AttentionPlugin(8, dict(num_heads=2)), "type='None' is unknown"),
     (lambda: AttentionPlugin(8, dict(type='LocalAttention', num_heads=3)), 'embed_dims=8 is not divisible'),
     (lambda: AttentionNeck([8], attention('Attention'), levels=[1]),
-     r'levels=\(1,\) must be different numbers from -1 to 0'),
-    (lambda: AttentionNeck([8, 8], attention('Attention'), levels=[1, -1]), r'levels=\(1, -1\) must be different'),
+     r'levels=\[1\] must be different numbers from -1 to 0'),
+    (lambda: AttentionNeck([8, 8], attention('Attention'), levels=[1, -1]), r'levels=\[1, -1\] must be different'),
     (lambda: AttentionNeck([8], attention('Attention'))([torch.zeros(1, 4, 2, 2)]),
-     r'in_channels=\(8,\), but the maps have \(4,\) channels'),
+     r'maps\[0\] has the shape \(1, 4, 2, 2\); \(B, 8, H, W\) is needed'),
 ])
 def test_wrong_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):

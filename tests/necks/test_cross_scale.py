@@ -34,9 +34,9 @@ def test_odd_levels_as_resnet_gives_them():
 
 
 @pytest.mark.parametrize(('options', 'message'), [
-    (dict(num_outs=1), r'num_outs=1 is less than the 2 levels of in_channels=\(4, 8\)'),
+    (dict(num_outs=1), 'num_outs=1 must be at least 2'),
     (dict(intervals=(8,)), r'intervals=\(8,\) are not one for each of 2 levels'),
-    (dict(num_heads=3), 'embed_dims=16 is not divisible by num_heads=3'),
+    (dict(num_heads=3), 'out_channels=16 is not divisible by num_heads=3'),
     (dict(kernel_sizes=(2, 5)), r'kernel_sizes=\(2, 5\) must be the stride 2 or larger by an even number'),
 ])
 def test_wrong_arguments_are_named(options, message):
@@ -45,5 +45,5 @@ def test_wrong_arguments_are_named(options, message):
 
 
 def test_other_maps_are_named():
-    with pytest.raises(ValueError, match=r'in_channels=\(4, 8\), but the maps have \(4,\) channels'):
+    with pytest.raises(ValueError, match=r'in_channels=\(4, 8\), but there are 1 maps'):
         CrossScaleNeck([4, 8], 16, num_heads=2)([torch.zeros(1, 4, 2, 2)])
