@@ -15,3 +15,5 @@ mend_config_lookup()
 MODELS = Registry('model', parent=mmengine_registry.MODELS, scope='mmattn',
                   locations=['mmattn.backbones', 'mmattn.necks'])
 HOOKS = Registry('hook', parent=mmengine_registry.HOOKS, scope='mmattn', locations=['mmattn.visualization.hook'])
+TRANSFORMS = Registry('transform', parent=mmengine_registry.TRANSFORMS, scope='mmattn',
+                      locations=['mmattn.datasets.loading'])

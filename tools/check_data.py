@@ -15,10 +15,11 @@ from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image
 
 import common
 from common import UsageError, add_config, changed_config, run
+from mmattn.datasets.loading import IGNORED, decode
 
 SPLITS = ('train', 'val', 'test')
 NEEDED = dict(images=('id', 'file_name', 'width', 'height'), categories=('id', 'name'),
@@ -26,7 +27,6 @@ NEEDED = dict(images=('id', 'file_name', 'width', 'height'), categories=('id', '
 VISUALIZERS = dict(mmdet=dict(type='DetLocalVisualizer', line_width=2, alpha=0.6),
                    mmseg=dict(type='SegLocalVisualizer', alpha=0.5))
 NOT_HEADS = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor')
-IGNORED = 255       # the label that mmseg leaves out
 SHOWN = 3           # names in a line
 DRAWN = 8           # images of the batch in the picture and in lines
 
@@ -297,14 +297,6 @@ def check_whole(name, kind, paths, facts):
             broken.append(f'{path} ({brief(error)})')
     yield from report('problem', name, f'{kind}(s) damaged', broken)
     return known
-
-
-def decode(path):
-    """An image as mmcv turns it; Pillow, unlike OpenCV, refuses a file that is cut short."""
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    with Image.open(path) as image:
-        image.load()
-        return ImageOps.exif_transpose(image)
 
 
 def check_batch(cfg, out):

@@ -9,8 +9,11 @@ from common import (
     check_checkpoint,
     check_data,
     check_pretrained,
+    describe_skipped,
+    leave_out,
     load_config,
     run,
+    skip_in_training,
 )
 
 
@@ -64,6 +67,7 @@ def choose_precision(cfg, wanted):
 
 
 def main():
+    from mmattn.datasets.loading import read_log
     args = parse_args()
     cfg = load_config(args)
     choose_precision(cfg, args.amp)
@@ -82,9 +86,18 @@ def main():
     print(batch, flush=True)
     if args.auto_scale_lr:      # MMEngine divides images x processes by the base and leaves accumulation out
         cfg.auto_scale_lr.base_batch_size /= effective_batch(cfg)[2]
+    warnings, skipped = leave_out(cfg, 'val')
+    log = skip_in_training(cfg)
     runner = build_runner(cfg)
     runner.logger.info(batch)
-    runner.train()
+    for line in warnings:
+        runner.logger.warning(line)
+    try:
+        runner.train()
+    finally:
+        trained = describe_skipped(list(read_log(log)))
+        for line in filter(None, (trained and f'train: {trained}; {log} says why', skipped)):
+            runner.logger.warning(line)
 
 
 if __name__ == '__main__':
