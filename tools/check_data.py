@@ -125,8 +125,7 @@ def heads(node, key):
 def check_evaluator(cfg, split, nodes):
     """The evaluator reads the annotation file of the data set."""
     files = [os.path.join(node.get('data_root') or '', node.get('ann_file') or '') for node in nodes]
-    evaluators = cfg.get(f'{split}_evaluator') or []
-    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+    for evaluator in common.evaluators(cfg, split):
         file = evaluator.get('ann_file')
         if file and os.path.realpath(file) not in map(os.path.realpath, files):
             yield f'warning: {split}: {split}_evaluator.ann_file is {file}, but the data set reads {first(files)}'
@@ -156,6 +155,10 @@ def check_coco(split, name, dataset, classes, with_masks, limit):
             yield f'{"warning" if split == "test" else "problem"}: {name}: {dataset.ann_file} has no {part}'
     also = ['area'] + ['segmentation'] * with_masks + ['iscrowd'] * (split != 'train')      # evaluation reads iscrowd
     yield from check_keys(name, coco, dict(annotations=also))
+    if with_masks:
+        yield from report('problem', name, 'mask(s) with a polygon of less than three corners, by position', [
+            i for i, entry in enumerate(annotations)
+            if entry.get('segmentation') and not common.evaluates(entry['segmentation'])])
     unreadable = list(check_keys(name, coco, NEEDED))
     if unreadable:
         yield from unreadable

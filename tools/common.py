@@ -114,12 +114,8 @@ def check_data(cfg, *splits):
             for name, value in wanted.items():
                 _check_exists(f'{key}.{name}', os.path.join(root, value) if value else None,
                               f'{key}.data_root={root!r}')
-        evaluators = cfg.get(f'{split}_evaluator') or []
-        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+        for evaluator in evaluators(cfg, split):
             _check_exists(f'{split}_evaluator.ann_file', evaluator.get('ann_file'), '')
-            metrics = evaluator.get('metric') or ()
-            if evaluator.get('ann_file') and 'segm' in ([metrics] if isinstance(metrics, str) else metrics):
-                _check_masks(evaluator['ann_file'])
 
 
 def datasets_below(node, key):
@@ -133,6 +129,35 @@ def datasets_below(node, key):
                 yield from datasets_below(one, f'{key}.{name}.{i}')
     if not node.get('dataset') and not node.get('datasets'):
         yield key, node
+
+
+def check_masks(cfg, split):
+    """Check that COCO's code can evaluate every mask that a split asks it to: it would stop after the last image.
+
+    Raises:
+        UsageError: naming the first annotations that it cannot.
+    """
+    for evaluator in evaluators(cfg, split):
+        file, metrics = evaluator.get('ann_file'), evaluator.get('metric') or ()
+        if not file or '://' in file or 'segm' not in ([metrics] if isinstance(metrics, str) else metrics):
+            continue
+        annotations = json.loads(Path(file).read_bytes()).get('annotations', ())
+        wrong = [annotation['id'] for annotation in annotations if not evaluates(annotation.get('segmentation'))]
+        if wrong:
+            raise UsageError(f'{file}: {len(wrong)} annotation(s) have no mask that can be evaluated, by id: '
+                             f'{", ".join(map(str, wrong[:SHOWN]))}{", …" * (len(wrong) > SHOWN)}; a mask is a run-length '
+                             'code or polygons of at least three corners')
+
+
+def evaluates(mask):
+    """Whether pycocotools takes a mask: a run-length code, or polygons, the first of more than two corners."""
+    return isinstance(mask, dict) or bool(mask and len(mask[0]) > 4)
+
+
+def evaluators(cfg, split):
+    """The configs of the metrics of a split."""
+    found = cfg.get(f'{split}_evaluator') or []
+    return found if isinstance(found, (list, tuple)) else [found]
 
 
 def skip_in_training(cfg):
@@ -191,9 +216,7 @@ def leave_out(cfg, split):
         if faults:
             node['indices'] = [i for i in chosen if i not in faults]
             found += faults.values()
-    evaluators = cfg.get(f'{split}_evaluator') or []
-    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
-    missed = any(evaluator.get('ann_file') for evaluator in evaluators)
+    missed = any(evaluator.get('ann_file') for evaluator in evaluators(cfg, split))
     end = describe_skipped([path for path, _ in found])
     return [f'{split}: skipped {path}: {why}' for path, why in found[:WARNED]], end and (
         f'{split}: {end}; {"their objects count as missed" if missed else "the figures are of the others"}')
@@ -210,23 +233,6 @@ def describe_skipped(paths):
     """One line that counts and names the images; '' without any."""
     names = ', '.join(map(os.path.basename, paths[:SHOWN])) + ', …' * (len(paths) > SHOWN)
     return f'skipped {len(paths)} image(s) that cannot be loaded: {names}' if paths else ''
-
-
-def _check_masks(path):
-    """Every mask of a COCO file is one that pycocotools evaluates; it would stop at others, after all images."""
-    if '://' in path:
-        return
-    annotations = json.loads(Path(path).read_bytes()).get('annotations', ())
-    wrong = [annotation['id'] for annotation in annotations if not evaluates(annotation.get('segmentation'))]
-    if wrong:
-        raise UsageError(f'{path}: {len(wrong)} annotation(s) have no mask that can be evaluated, by id: '
-                         f'{", ".join(map(str, wrong[:SHOWN]))}; a mask is a run-length code or polygons of at least '
-                         'three corners')
-
-
-def evaluates(mask):
-    """Whether pycocotools takes a mask: a run-length code, or polygons, the first of more than two corners."""
-    return isinstance(mask, dict) or bool(mask and len(mask[0]) > 4)
 
 
 def _check_exists(key, path, setting):

@@ -10,6 +10,7 @@ from common import (
     build_runner,
     check_checkpoint,
     check_data,
+    check_masks,
     leave_out,
     load_config,
     load_weights,
@@ -80,6 +81,7 @@ def main():
     args = parse_args()
     cfg = load_config(args)
     check_data(cfg, 'test')
+    check_masks(cfg, 'test')
     check_checkpoint(args.checkpoint)
     if args.show_dir:
         draw_into(cfg, args.show_dir)

@@ -8,6 +8,7 @@ from common import (
     build_runner,
     check_checkpoint,
     check_data,
+    check_masks,
     check_pretrained,
     describe_skipped,
     leave_out,
@@ -79,6 +80,7 @@ def main():
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     check_data(cfg, 'train', 'val')
+    check_masks(cfg, 'val')
     check_pretrained(cfg.model)
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)

@@ -128,7 +128,7 @@ class LoadOrSkip:
         if labels is not None and self.classes is not None:
             outside = labels[(labels >= self.classes) & (labels != IGNORED)]
             if outside.size:
-                raise ValueError(f'label {outside[0]} of {self.classes} classes')
+                raise ValueError(f'label {outside[0]} in a label map, the classes are 0 to {self.classes - 1}')
         return results
 
     def _check_size(self, results):
