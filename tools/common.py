@@ -142,11 +142,11 @@ def check_masks(cfg, split):
         if not file or '://' in file or 'segm' not in ([metrics] if isinstance(metrics, str) else metrics):
             continue
         annotations = json.loads(Path(file).read_bytes()).get('annotations', ())
-        wrong = [annotation['id'] for annotation in annotations if not evaluates(annotation.get('segmentation'))]
+        wrong = [annotation.get('id') for annotation in annotations if not evaluates(annotation.get('segmentation'))]
         if wrong:
-            raise UsageError(f'{file}: {len(wrong)} annotation(s) have no mask that can be evaluated, by id: '
-                             f'{", ".join(map(str, wrong[:SHOWN]))}{", …" * (len(wrong) > SHOWN)}; a mask is a run-length '
-                             'code or polygons of at least three corners')
+            ids = ', '.join(map(str, wrong[:SHOWN])) + ', …' * (len(wrong) > SHOWN)
+            raise UsageError(f'{file}: {len(wrong)} annotation(s) have no mask that can be evaluated, by id: {ids}; a '
+                             'mask is a run-length code or polygons of at least three corners')
 
 
 def evaluates(mask):
@@ -168,7 +168,8 @@ def skip_in_training(cfg):
         str: the file that the images are written to.
     """
     heads = cfg.model.get('decode_head') or []
-    classes = [head['num_classes'] for head in (heads if isinstance(heads, (list, tuple)) else [heads])]
+    heads = heads if isinstance(heads, (list, tuple)) else [heads]
+    classes = [max(2, head['num_classes']) for head in heads if 'num_classes' in head]      # of one: labels 0 and 1
     settings = dict(classes=min(classes, default=None), log=str(Path(cfg.work_dir) / SKIPPED))
     nodes = [('pipeline', node) for _, node in datasets_below(cfg.train_dataloader, '')]
     for key, node in nodes + [('switch_pipeline', hook) for hook in cfg.get('custom_hooks') or ()]:

@@ -2,6 +2,7 @@ import json
 import multiprocessing
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 import pytest
@@ -187,6 +188,17 @@ def test_an_image_that_was_left_out_counts_as_missed(tmp_path):
     found = dict(bboxes=torch.tensor([[10., 10, 60, 60]]), scores=torch.ones(1), labels=torch.tensor([0]))
     metric.process({}, [dict(img_id=0, ori_shape=(90, 90), pred_instances=found)])
     assert metric.evaluate(1)['coco/bbox_mAP'] == pytest.approx(0.505, abs=0.01)
+
+
+def test_what_becomes_of_other_kinds_of_pixels(tmp_path):
+    def loaded(name, pixels):
+        assert cv2.imwrite(str(tmp_path / name), pixels)
+        return LoadOrSkip([LOAD])(dict(img_path=str(tmp_path / name)))['img']
+    wide = np.random.default_rng(0).integers(0, 65536, SCENE.shape, np.uint16)
+    np.testing.assert_array_equal(loaded('wide.png', wide), wide >> 8)
+    np.testing.assert_array_equal(loaded('wide-grey.png', wide[..., 0]), np.stack([wide[..., 0] >> 8] * 3, -1))
+    np.testing.assert_array_equal(loaded('grey.png', SCENE[..., 0]), np.stack([SCENE[..., 0]] * 3, -1))
+    np.testing.assert_array_equal(loaded('rgba.png', np.concatenate([SCENE, SCENE[..., :1]], -1)), SCENE)
 
 
 def test_damage_that_no_end_shows_is_found_where_it_is_asked_for(tmp_path):

@@ -216,8 +216,9 @@ def call(monkeypatch, capsys):
 
 def dist(script, *args):
     """Two processes over gloo; what they printed."""
-    done = subprocess.run([ROOT / 'tools' / script, *map(str, args)], cwd=ROOT, text=True, capture_output=True, check=False,
-                          env={**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)})
+    environment = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([ROOT / 'tools' / script, *map(str, args)], cwd=ROOT, env=environment, text=True,
+                          capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
 
