@@ -177,8 +177,8 @@ def options(root, workers, detection=True):
         f'dataset.ann_file={train if split == "train" else others}', *(f'dataset.{one}' for one in prefix))]
     if detection:
         settings += [f'{split}_evaluator.ann_file={root}/test.json' for split in ('val', 'test')]
-        settings += ['train_dataloader.dataset.filter_cfg=None', 'train_dataloader.batch_size=1',
-                     'train_cfg.max_epochs=1']
+        settings += ['train_dataloader.dataset.filter_cfg=None', 'train_dataloader.batch_size=4',
+                     'test_dataloader.batch_size=4', 'train_cfg.max_epochs=1']
     else:
         settings += ['train_dataloader.batch_size=2', 'train_cfg.val_interval=1000',
                      'model.data_preprocessor.size=(160,160)']       # turned images are high
@@ -228,14 +228,14 @@ def only(text, start):
     return line
 
 
-def check_detection(call, config, root, work):
+def check_detection(call, config, root, work, *others):
     cases = {**DETECTION, **NO_EVALUATION}
     write_detection(root, cases, 'train.json')
     write_detection(root, DETECTION, 'test.json')
-    printed = call(training, config, '--work-dir', work, *options(root, workers=2))
+    printed = call(training, config, '--work-dir', work, *options(root, workers=2), *others)
     gone = names(cases, SKIPPED, TESTED)
     assert skipped(work) == gone
-    assert len(losses(work)) == len(cases)
+    assert len(losses(work)) == math.ceil(len(cases) / 4)
     assert all(map(math.isfinite, losses(work)))
     line = only(printed, 'train: skipped ')
     assert line.startswith(f'train: skipped {len(gone)} image(s) that cannot be loaded: ')
@@ -245,7 +245,7 @@ def check_detection(call, config, root, work):
         'val: skipped 2 image(s) that cannot be loaded: cut-0.001.jpg, cut-0.01.jpg; their objects count as missed')
     out = work / 'predictions.pkl'
     printed = call(testing, config, (work / 'last_checkpoint').read_text(), '--work-dir', work / 'test', '--out', out,
-                   *options(root, workers=2), 'test_dataloader.dataset.indices=None')
+                   *options(root, workers=2), 'test_dataloader.dataset.indices=None', *others)
     predicted = {sample['img_path'].rpartition('/')[2] for sample in pickle.loads(out.read_bytes())}
     assert predicted == names(DETECTION, USED, TESTED)
     gone = names(DETECTION, SKIPPED)
@@ -255,7 +255,8 @@ def check_detection(call, config, root, work):
 
 
 def test_mask_rcnn(call, tmp_path):
-    check_detection(call, ROOT / 'configs/demo/mask-rcnn_dat_scenes.py', tmp_path / 'data', tmp_path / 'work')
+    check_detection(call, ROOT / 'configs/demo/mask-rcnn_dat_scenes.py', tmp_path / 'data', tmp_path / 'work',
+                    'model.test_cfg.rcnn.max_per_img=5')
 
 
 @pytest.mark.slow
