@@ -20,3 +20,5 @@ DATA_SAMPLERS = Registry('data sampler', parent=mmengine_registry.DATA_SAMPLERS,
                          locations=['mmattn.engine'])
 OPTIM_WRAPPERS = Registry('optim wrapper', parent=mmengine_registry.OPTIM_WRAPPERS, scope='mmattn',
                           locations=['mmattn.engine'])
+TRANSFORMS = Registry('transform', parent=mmengine_registry.TRANSFORMS, scope='mmattn',
+                      locations=['mmattn.datasets.loading'])

@@ -15,10 +15,11 @@ from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image
 
 import common
 from common import UsageError, add_config, changed_config, run
+from mmattn.datasets.loading import IGNORED, decode
 
 SPLITS = ('train', 'val', 'test')
 NEEDED = dict(images=('id', 'file_name', 'width', 'height'), categories=('id', 'name'),
@@ -26,7 +27,6 @@ NEEDED = dict(images=('id', 'file_name', 'width', 'height'), categories=('id', '
 VISUALIZERS = dict(mmdet=dict(type='DetLocalVisualizer', line_width=2, alpha=0.6),
                    mmseg=dict(type='SegLocalVisualizer', alpha=0.5))
 NOT_HEADS = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor')
-IGNORED = 255       # the label that mmseg leaves out
 SHOWN = 3           # names in a line
 DRAWN = 8           # images of the batch in the picture and in lines
 
@@ -125,8 +125,7 @@ def heads(node, key):
 def check_evaluator(cfg, split, nodes):
     """The evaluator reads the annotation file of the data set."""
     files = [os.path.join(node.get('data_root') or '', node.get('ann_file') or '') for node in nodes]
-    evaluators = cfg.get(f'{split}_evaluator') or []
-    for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+    for evaluator in common.evaluators(cfg, split):
         file = evaluator.get('ann_file')
         if file and os.path.realpath(file) not in map(os.path.realpath, files):
             yield f'warning: {split}: {split}_evaluator.ann_file is {file}, but the data set reads {first(files)}'
@@ -156,6 +155,10 @@ def check_coco(split, name, dataset, classes, with_masks, limit):
             yield f'{"warning" if split == "test" else "problem"}: {name}: {dataset.ann_file} has no {part}'
     also = ['area'] + ['segmentation'] * with_masks + ['iscrowd'] * (split != 'train')      # evaluation reads iscrowd
     yield from check_keys(name, coco, dict(annotations=also))
+    if with_masks:
+        yield from report('problem', name, 'mask(s) with a polygon of less than three corners, by position', [
+            i for i, entry in enumerate(annotations)
+            if entry.get('segmentation') and not common.evaluates(entry['segmentation'])])
     unreadable = list(check_keys(name, coco, NEEDED))
     if unreadable:
         yield from unreadable
@@ -297,14 +300,6 @@ def check_whole(name, kind, paths, facts):
             broken.append(f'{path} ({brief(error)})')
     yield from report('problem', name, f'{kind}(s) damaged', broken)
     return known
-
-
-def decode(path):
-    """An image as mmcv turns it; Pillow, unlike OpenCV, refuses a file that is cut short."""
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    with Image.open(path) as image:
-        image.load()
-        return ImageOps.exif_transpose(image)
 
 
 def check_batch(cfg, out):

@@ -10,6 +10,8 @@ from common import (
     build_runner,
     check_checkpoint,
     check_data,
+    check_masks,
+    leave_out,
     load_config,
     load_weights,
     run,
@@ -79,21 +81,27 @@ def main():
     args = parse_args()
     cfg = load_config(args)
     check_data(cfg, 'test')
+    check_masks(cfg, 'test')
     check_checkpoint(args.checkpoint)
     if args.show_dir:
         draw_into(cfg, args.show_dir)
+    warnings, skipped = leave_out(cfg, 'test')
     if args.tta:
         use_tta(cfg)
     if args.out:
         write_predictions(cfg, args.out)
     runner = build_runner(cfg)
     load_weights(runner, args.checkpoint)
+    for line in warnings:
+        runner.logger.warning(line)
     metrics = runner.test()
     if runner.rank:
         return      # the first process speaks for all
     if not metrics:
         print('no figures: the model predicted nothing above its score threshold')
     print(*(f'{name} {value:.3f}' for name, value in metrics.items() if isinstance(value, Real)), sep='\n')
+    if skipped:
+        print(skipped)
 
 
 if __name__ == '__main__':

@@ -13,9 +13,13 @@ from common import (
     build_runner,
     check_checkpoint,
     check_data,
+    check_masks,
     check_pretrained,
+    describe_skipped,
+    leave_out,
     load_config,
     run,
+    skip_in_training,
 )
 from mmattn.checkpoint.reading import CheckpointError
 from mmattn.engine.checkpoint import check_resumable, check_same_model, saved_checkpoints
@@ -110,6 +114,7 @@ def instead(cfg, path):
 
 
 def main():
+    from mmattn.datasets.loading import read_log
     args = parse_args()
     cfg = load_config(args)
     choose_precision(cfg, args.amp)
@@ -120,6 +125,7 @@ def main():
     saved = resume_from(cfg, args.resume) if args.resume else None
     add_safeguards(cfg)
     check_data(cfg, 'train', 'val')
+    check_masks(cfg, 'val')
     check_pretrained(cfg.model)
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from)
@@ -127,6 +133,8 @@ def main():
     print(batch, flush=True)
     if args.auto_scale_lr:      # MMEngine divides images x processes by the base and leaves accumulation out
         cfg.auto_scale_lr.base_batch_size /= effective_batch(cfg)[2]
+    warnings, skipped = leave_out(cfg, 'val')
+    log = skip_in_training(cfg)
     runner = build_runner(cfg)
     if saved:
         try:
@@ -134,7 +142,14 @@ def main():
         except CheckpointError as error:
             raise UsageError(f'{error}{instead(cfg, cfg.load_from)}') from error
     runner.logger.info(batch)
-    runner.train()
+    for line in warnings:
+        runner.logger.warning(line)
+    try:
+        runner.train()
+    finally:
+        trained = describe_skipped(list(read_log(log)))
+        for line in filter(None, (trained and f'train: {trained}; {log} says why', skipped)):
+            runner.logger.warning(line)
 
 
 if __name__ == '__main__':

@@ -1,1 +1,1 @@
-"""Data that the package can make by itself."""
+"""Data that the package can make by itself, and loading that skips what is damaged."""

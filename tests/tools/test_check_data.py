@@ -173,6 +173,8 @@ def test_a_file_of_another_kind(check, data, content, reason):
     (lambda coco: coco['annotations'][3].pop('area'), "problem: train: 1 annotations without 'area', by position: 3"),
     (lambda coco: coco['annotations'][2].update(segmentation=[]),
      "problem: train: 1 annotations without 'segmentation', by position: 2"),
+    (lambda coco: coco['annotations'][2].update(segmentation=[[1, 1, 9, 9]]),
+     'problem: train: 1 mask(s) with a polygon of less than three corners, by position: 2'),
     (lambda coco: coco['images'][0].pop('file_name'), "problem: train: 1 images without 'file_name', by position: 0"),
     (lambda coco: coco['annotations'][0].update(id=2), 'problem: train: 1 id(s) used by several annotations: 2'),
     (lambda coco: coco['annotations'][0].update(image_id='0'), ' does not list, by image id: 0'),
