@@ -14,6 +14,8 @@ mend_config_lookup()
 
 MODELS = Registry('model', parent=mmengine_registry.MODELS, scope='mmattn',
                   locations=['mmattn.backbones', 'mmattn.necks'])
+FUNCTIONS = Registry('function', parent=mmengine_registry.FUNCTIONS, scope='mmattn',
+                     locations=['mmattn.engine.sharding'])
 HOOKS = Registry('hook', parent=mmengine_registry.HOOKS, scope='mmattn',
                  locations=['mmattn.engine', 'mmattn.visualization.hook'])
 DATA_SAMPLERS = Registry('data sampler', parent=mmengine_registry.DATA_SAMPLERS, scope='mmattn',

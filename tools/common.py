@@ -315,6 +315,11 @@ def join_processes(cfg):
     wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
                    find_unused_parameters=cfg.get('find_unused_parameters', False))
     cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {})}
+    if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
+        cfg.strategy.model_wrapper.device_id = 'cpu'
+        for settings in cfg.strategy.state_dict_cfg.values():
+            if 'offload_to_cpu' in settings:        # would be saved from memory that FSDP has freed
+                settings.offload_to_cpu = False
 
 
 def add_safeguards(cfg):

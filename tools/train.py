@@ -136,7 +136,7 @@ def main():
     warnings, skipped = leave_out(cfg, 'val')
     log = skip_in_training(cfg)
     runner = build_runner(cfg)
-    if saved:
+    if saved and 'runner_type' not in cfg:      # others build the model when they train
         try:
             check_same_model(saved, runner.model, cfg.load_from)
         except CheckpointError as error:

@@ -72,9 +72,22 @@ def test_two_processes_train_and_test_as_one_does(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_sharded_parameters_train_alike(data, tmp_path):
+    options = ['--cfg-options', *OPTIONS, *loader_options(data)]
+    sharded = CONFIG.with_name('upernet_dat_scenes_fsdp.py')
+    call(sys.executable, 'tools/train.py', CONFIG, '--work-dir', tmp_path / 'one', *options,
+         'train_dataloader.batch_size=4')
+    for resume in ([], ['--resume']):
+        call('tools/dist_train.sh', sharded, 2, '--work-dir', tmp_path / 'two', *resume, *options,
+             'train_dataloader.batch_size=2', 'default_hooks.checkpoint.interval=2')
+        if not resume:
+            (tmp_path / 'two/iter_4.pth').unlink()
+    assert_same_training(tmp_path / 'one', tmp_path / 'two')
+
+
+@pytest.mark.slow
 def test_two_machines_survive_the_loss_of_a_process(data, tmp_path):
-    roots = [f'{split}_dataloader.dataset.data_root={data}' for split in ('train', 'val', 'test')]
-    options = ['--cfg-options', *OPTIONS, *roots]
+    options = ['--cfg-options', *OPTIONS, *loader_options(data)]
     call(sys.executable, 'tools/train.py', CONFIG, '--work-dir', tmp_path / 'one', *options,
          'train_dataloader.batch_size=4')
     with socket.socket() as free:
