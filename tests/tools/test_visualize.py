@@ -87,6 +87,7 @@ def test_the_hook_draws_during_validation_and_testing(data, tmp_path, config):
             evaluator.ann_file = str(data / 'annotations/instances_validation.json')
     cfg.custom_hooks = [dict(type='mmattn.AttentionVisualizationHook', count=1, interval=2)]
     cfg.work_dir, cfg.launcher = str(tmp_path), 'none'
+    cfg.visualizer.name = str(tmp_path)     # MMEngine keeps one of each name, with the folder of its first run
     runner = common.build_runner(cfg)
     drawn = list(tmp_path.rglob('attention_00000_0.png'))
     runner.val()
