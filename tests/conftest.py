@@ -14,12 +14,18 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture
+def command(*args):
+    """The command line of Python, or of a shell script, and an environment with this interpreter and these sources."""
+    parts = [str(arg) for arg in args]
+    environment = {**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    return dict(args=parts if parts[0].endswith('.sh') else [sys.executable, *parts], env=environment)
+
+
+@pytest.fixture(scope='session')
 def run():
-    """Run Python in a process of its own, from the repository root unless told otherwise."""
-    def call(*args, cwd=ROOT, env=(), check=True):
-        done = subprocess.run([sys.executable, *map(str, args)], cwd=cwd, env={**os.environ, **dict(env)}, text=True,
-                              capture_output=True, check=False)
+    """Run `command` in a process of its own, from the repository root unless told otherwise."""
+    def call(*args, cwd=ROOT, check=True):
+        done = subprocess.run(**command(*args), cwd=cwd, text=True, capture_output=True, check=False)
         assert not check or done.returncode == 0, done.stderr[-3000:]
         return done
     return call

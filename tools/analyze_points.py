@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import common
+import common_data
 from check_data import IGNORED, SPLITS, quiet, spread
 from common import RANDOM, UsageError, add_config, add_trust, changed_config, run
 from mmattn.openmmlab import choose_checkpoint_reading
@@ -88,7 +89,7 @@ def check(cfg, checkpoints, split):
         raise UsageError(f'--split {split}: the config has no {split}_dataloader')
     if (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
         raise UsageError('the model cuts images into pieces; add --cfg-options model.test_cfg.mode=whole')
-    common.check_data({f'{split}_dataloader': cfg[f'{split}_dataloader']}, split)      # evaluators are not needed
+    common_data.check_data({f'{split}_dataloader': cfg[f'{split}_dataloader']}, split)      # evaluators are not needed
     for checkpoint in checkpoints:
         common.check_weights(cfg, checkpoint)
 
@@ -119,11 +120,11 @@ def build_datasets(cfg, split):
     """
     from mmengine.registry import DATASETS
     source = cfg.get('test_dataloader') or cfg.get('val_dataloader') or cfg.train_dataloader
-    pipeline = next(node for _, node in common.datasets_below(source, ''))['pipeline']
+    pipeline = next(node for _, node in common_data.datasets_below(source, ''))['pipeline']
     pipeline = [step for step in pipeline if not step['type'].endswith('Annotations')]
     with quiet():
         return [DATASETS.build({**node, 'pipeline': pipeline, 'test_mode': True})
-                for _, node in common.datasets_below(cfg[f'{split}_dataloader'], '')]
+                for _, node in common_data.datasets_below(cfg[f'{split}_dataloader'], '')]
 
 
 def background_of(cfg, dataset, wanted):

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 import common
+import common_data
 from common import UsageError, add_config, changed_config, run
 from mmattn.datasets.loading import IGNORED, decode
 
@@ -68,11 +69,11 @@ def check_splits(cfg, splits, limit):
             yield 'test: the same as val'
             continue
         try:
-            common.check_data(cfg, split)
+            common_data.check_data(cfg, split)
         except UsageError as error:
             yield f'problem: {split}: {error}'
             continue
-        nodes = dict(common.datasets_below(cfg[f'{split}_dataloader'], f'{split}_dataloader'))
+        nodes = dict(common_data.datasets_below(cfg[f'{split}_dataloader'], f'{split}_dataloader'))
         for key, node in nodes.items():
             name = split if len(nodes) == 1 else key
             lines = check_dataset(cfg, split, name, node, expected, limit)
@@ -125,7 +126,7 @@ def heads(node, key):
 def check_evaluator(cfg, split, nodes):
     """The evaluator reads the annotation file of the data set."""
     files = [os.path.join(node.get('data_root') or '', node.get('ann_file') or '') for node in nodes]
-    for evaluator in common.evaluators(cfg, split):
+    for evaluator in common_data.evaluators(cfg, split):
         file = evaluator.get('ann_file')
         if file and os.path.realpath(file) not in map(os.path.realpath, files):
             yield f'warning: {split}: {split}_evaluator.ann_file is {file}, but the data set reads {first(files)}'
@@ -308,7 +309,7 @@ def check_batch(cfg, out):
     from mmengine.runner import Runner, set_random_seed
     settings = deepcopy(cfg.train_dataloader)
     settings.update(num_workers=0, persistent_workers=False)
-    for _, node in common.datasets_below(settings, ''):
+    for _, node in common_data.datasets_below(settings, ''):
         node['serialize_data'] = False      # it fails without images
     for of_workers in ('prefetch_factor', 'timeout', 'multiprocessing_context'):
         settings.pop(of_workers, None)

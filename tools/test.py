@@ -9,13 +9,11 @@ from common import (
     add_common_options,
     build_runner,
     check_checkpoint,
-    check_data,
-    check_masks,
-    leave_out,
     load_config,
     load_weights,
     run,
 )
+from common_data import check_data, check_masks, leave_out
 
 
 def parse_args():

@@ -12,15 +12,11 @@ from common import (
     add_safeguards,
     build_runner,
     check_checkpoint,
-    check_data,
-    check_masks,
     check_pretrained,
-    describe_skipped,
-    leave_out,
     load_config,
     run,
-    skip_in_training,
 )
+from common_data import check_data, check_masks, describe_skipped, leave_out, skip_in_training
 from mmattn.checkpoint.reading import CheckpointError
 from mmattn.engine.checkpoint import check_resumable, check_same_model, saved_checkpoints
 

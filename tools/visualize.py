@@ -11,6 +11,7 @@ import cv2
 import torch
 
 import common
+import common_data
 from common import UsageError, read_config, run
 from mmattn.openmmlab import choose_checkpoint_reading
 from mmattn.visualization import record_attention
@@ -66,7 +67,7 @@ class Model:
         with DefaultScope.overwrite_default_scope(self.scope):
             settings = deepcopy(self.cfg.test_dataloader.dataset)
             if ground_truth:
-                common.check_data(dict(test_dataloader=self.cfg.test_dataloader), 'test')
+                common_data.check_data(dict(test_dataloader=self.cfg.test_dataloader), 'test')
                 settings.test_mode = True
                 dataset = DATASETS.build(settings)
                 places = [i for i in range(len(dataset))
@@ -80,7 +81,7 @@ class Model:
     def classes(self):
         """Their names."""
         from mmengine.registry import DATASETS
-        (_, settings), *_ = common.datasets_below(self.cfg.test_dataloader.dataset, '')
+        (_, settings), *_ = common_data.datasets_below(self.cfg.test_dataloader.dataset, '')
         kind = settings['type']
         known = DATASETS.get(kind if '.' in kind else f'{self.scope}.{kind}').METAINFO
         return {**known, **settings.get('metainfo', {})}['classes']

@@ -2,9 +2,7 @@
 import io
 import json
 import math
-import os
 import pickle
-import subprocess
 import sys
 
 import cv2
@@ -13,7 +11,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-import common
+import common_data
 import test as testing
 import train as training
 from mmattn.datasets import scenes
@@ -196,7 +194,7 @@ def names(cases, *outcomes):
 
 
 def skipped(work):
-    lines = (work / common.SKIPPED).read_text().splitlines()
+    lines = (work / common_data.SKIPPED).read_text().splitlines()
     found = [line.split('\t')[0].rpartition('/')[2] for line in lines]
     assert len(set(found)) == len(found)        # whichever process found them
     return set(found)
@@ -212,15 +210,6 @@ def call(monkeypatch, capsys):
         done = capsys.readouterr()
         return done.out + done.err
     return run
-
-
-def dist(script, *args):
-    """Two processes over gloo; what they printed."""
-    environment = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
-    done = subprocess.run([ROOT / 'tools' / script, *map(str, args)], cwd=ROOT, env=environment, text=True,
-                          capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 def only(text, start):
@@ -240,7 +229,7 @@ def check_detection(call, config, root, work, *others):
     line = only(printed, 'train: skipped ')
     assert line.startswith(f'train: skipped {len(gone)} image(s) that cannot be loaded: ')
     assert line.endswith(f', …; {work}/skipped.txt says why')
-    assert f'{root}/images/empty.jpg\tValueError: 0 bytes\n' in (work / common.SKIPPED).read_text()
+    assert f'{root}/images/empty.jpg\tValueError: 0 bytes\n' in (work / common_data.SKIPPED).read_text()
     assert only(printed, 'val: skipped 2') == (
         'val: skipped 2 image(s) that cannot be loaded: cut-0.001.jpg, cut-0.01.jpg; their objects count as missed')
     out = work / 'predictions.pkl'
@@ -290,17 +279,17 @@ def test_upernet_which_is_resumed(call, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_skip_together(tmp_path):
+def test_two_processes_skip_together(run, tmp_path):
     root, work, config = tmp_path / 'data', tmp_path / 'work', ROOT / 'configs/demo/upernet_dat_scenes.py'
     write_segmentation(root, SEGMENTATION)
     settings = options(root, workers=1, detection=False)
-    printed = dist('dist_train.sh', config, 2, '--work-dir', work, *settings,
-                   f'train_cfg.max_iters={math.ceil(len(SEGMENTATION) / 4)}')
+    done = run('tools/dist_train.sh', config, 2, '--work-dir', work, *settings,
+               f'train_cfg.max_iters={math.ceil(len(SEGMENTATION) / 4)}')
     gone = names(SEGMENTATION, SKIPPED, TESTED)
     assert skipped(work) == gone
-    assert printed.count(f'train: skipped {len(gone)} image(s) that cannot be loaded: ') == 1
+    assert (done.stdout + done.stderr).count(f'train: skipped {len(gone)} image(s) that cannot be loaded: ') == 1
     gone = names(SEGMENTATION, SKIPPED)
-    printed = dist('dist_test.sh', config, (work / 'last_checkpoint').read_text(), 2, '--work-dir', work, *settings,
-                   'test_dataloader.dataset.indices=None')
-    assert printed.count(f'test: skipped {len(gone)} image(s) that cannot be loaded: ') == 1
-    assert 'mIoU ' in printed
+    done = run('tools/dist_test.sh', config, (work / 'last_checkpoint').read_text(), 2, '--work-dir', work, *settings,
+               'test_dataloader.dataset.indices=None')
+    assert (done.stdout + done.stderr).count(f'test: skipped {len(gone)} image(s) that cannot be loaded: ') == 1
+    assert 'mIoU ' in done.stdout

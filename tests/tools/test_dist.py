@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from mmattn.checkpoint.reading import read_checkpoint
-from tests.conftest import ROOT, loader_options
+from tests.conftest import ROOT, command, loader_options
 
 CONFIG = ROOT / 'configs/demo/upernet_dat_scenes.py'
 # No dropout, whose units each process drops for itself, and no statistics of a batch, which has half the images.
@@ -21,20 +20,12 @@ OPTIONS = ['model.decode_head.norm_cfg.type=GN',
            'model.auxiliary_head.norm_cfg.num_groups=16', 'model.decode_head.dropout_ratio=0.0',
            'model.auxiliary_head.dropout_ratio=0.0', 'train_cfg.max_iters=4', 'train_cfg.val_interval=4',
            'default_hooks.checkpoint.interval=4', 'default_hooks.logger.interval=1']
-ENVIRONMENT = {**os.environ, 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
 
 
 @pytest.fixture(scope='module')
 def data(write_scenes):
     """The validation set does not divide by two."""
     return write_scenes(training=12, validation=5)
-
-
-def call(*command):
-    done = subprocess.run([str(part) for part in command], cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True,
-                          check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def figures(folder):
@@ -56,51 +47,51 @@ def assert_same_training(one, other):
     assert miou == pytest.approx(other_miou, abs=0.01)
 
 
-def test_two_processes_train_and_test_as_one_does(data, tmp_path):
+def test_two_processes_train_and_test_as_one_does(run, data, tmp_path):
     options = ['--cfg-options', *OPTIONS, *loader_options(data)]
-    call(sys.executable, 'tools/train.py', CONFIG, '--work-dir', tmp_path / 'one', *options,
-         'train_dataloader.batch_size=4')
-    printed = call('tools/dist_train.sh', CONFIG, 2, '--work-dir', tmp_path / 'two', *options,
-                   'train_dataloader.batch_size=2')
-    assert 'effective batch: 2 process(es) x 2 image(s) x 1 accumulation(s) = 4' in printed
+    run('tools/train.py', CONFIG, '--work-dir', tmp_path / 'one', *options,
+        'train_dataloader.batch_size=4')
+    done = run('tools/dist_train.sh', CONFIG, 2, '--work-dir', tmp_path / 'two', *options,
+               'train_dataloader.batch_size=2')
+    assert 'effective batch: 2 process(es) x 2 image(s) x 1 accumulation(s) = 4' in done.stdout
     assert_same_training(tmp_path / 'one', tmp_path / 'two')
     checkpoint = tmp_path / 'one/iter_4.pth'
-    one = call(sys.executable, 'tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path / 'test', *options)
-    two = call('tools/dist_test.sh', CONFIG, checkpoint, 2, '--work-dir', tmp_path / 'test', *options)
-    assert [line for line in one.splitlines() if line.startswith('mIoU ')] == [
-        line for line in two.splitlines() if line.startswith('mIoU ')] != []
+    one = run('tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path / 'test', *options)
+    two = run('tools/dist_test.sh', CONFIG, checkpoint, 2, '--work-dir', tmp_path / 'test', *options)
+    assert [line for line in one.stdout.splitlines() if line.startswith('mIoU ')] == [
+        line for line in two.stdout.splitlines() if line.startswith('mIoU ')] != []
 
 
 @pytest.mark.slow
-def test_sharded_parameters_train_alike(data, tmp_path):
+def test_sharded_parameters_train_alike(run, data, tmp_path):
     options = ['--cfg-options', *OPTIONS, *loader_options(data)]
     sharded = CONFIG.with_name('upernet_dat_scenes_fsdp.py')
-    call(sys.executable, 'tools/train.py', CONFIG, '--work-dir', tmp_path / 'one', *options,
-         'train_dataloader.batch_size=4')
+    run('tools/train.py', CONFIG, '--work-dir', tmp_path / 'one', *options,
+        'train_dataloader.batch_size=4')
     for resume in ([], ['--resume']):
-        call('tools/dist_train.sh', sharded, 2, '--work-dir', tmp_path / 'two', *resume, *options,
-             'train_dataloader.batch_size=2', 'default_hooks.checkpoint.interval=2')
+        run('tools/dist_train.sh', sharded, 2, '--work-dir', tmp_path / 'two', *resume, *options,
+            'train_dataloader.batch_size=2', 'default_hooks.checkpoint.interval=2')
         if not resume:
             (tmp_path / 'two/iter_4.pth').unlink()
     assert_same_training(tmp_path / 'one', tmp_path / 'two')
 
 
 @pytest.mark.slow
-def test_two_machines_survive_the_loss_of_a_process(data, tmp_path):
+def test_two_machines_survive_the_loss_of_a_process(run, data, tmp_path):
     options = ['--cfg-options', *OPTIONS, *loader_options(data)]
-    call(sys.executable, 'tools/train.py', CONFIG, '--work-dir', tmp_path / 'one', *options,
-         'train_dataloader.batch_size=4')
+    run('tools/train.py', CONFIG, '--work-dir', tmp_path / 'one', *options,
+        'train_dataloader.batch_size=4')
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     torchrun = f'--nnodes=2 --rdzv-backend=c10d --rdzv-endpoint=127.0.0.1:{port} --rdzv-id=test --max-restarts=1'
-    command = ['tools/dist_train.sh', CONFIG, 1, '--work-dir', tmp_path / 'two', '--resume', *options,
-               'train_dataloader.batch_size=2', 'default_hooks.checkpoint.interval=1']
+    start = command('tools/dist_train.sh', CONFIG, 1, '--work-dir', tmp_path / 'two', '--resume', *options,
+                    'train_dataloader.batch_size=2', 'default_hooks.checkpoint.interval=1')
+    start['env']['TORCHRUN'] = torchrun
     agents = []
     for number in range(2):
         with (tmp_path / f'output_{number}.txt').open('w') as output:
-            agents.append(subprocess.Popen([str(part) for part in command], cwd=ROOT, stdout=output, stderr=output,
-                                           env={**ENVIRONMENT, 'TORCHRUN': torchrun}, start_new_session=True))
+            agents.append(subprocess.Popen(**start, cwd=ROOT, stdout=output, stderr=output, start_new_session=True))
     try:
         while not (tmp_path / 'two/iter_2.pth').exists():
             assert all(agent.poll() is None for agent in agents)
@@ -125,7 +116,7 @@ def worker_of(agent):
     ('dist_train.sh', 'Train with N processes on this machine: tools/dist_train.sh CONFIG N'),
     ('dist_test.sh', 'Test with N processes on this machine: tools/dist_test.sh CONFIG CHECKPOINT N'),
     ('slurm_train.sh', 'Train under Slurm: tools/slurm_train.sh PARTITION NAME CONFIG')])
-def test_too_few_arguments_say_what_is_wanted(script, usage):
-    done = subprocess.run([str(ROOT / 'tools' / script)], text=True, capture_output=True, check=False)
+def test_too_few_arguments_say_what_is_wanted(run, script, usage):
+    done = run(f'tools/{script}', check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(usage)

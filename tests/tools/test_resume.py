@@ -4,7 +4,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -14,50 +13,36 @@ from mmengine.config import Config
 import common
 import train
 from mmattn.checkpoint.reading import read_checkpoint
-from mmattn.datasets import scenes
-from tests.conftest import ROOT
+from tests.conftest import ROOT, command, loader_options
 
 # Dropout, stochastic depth, batch norm and flips are on, samples come from two worker processes, and a checkpoint is
 # written in the middle of an accumulation of gradients.
 SEG, DET = ROOT / 'configs/demo/upernet_dat_scenes.py', ROOT / 'configs/demo/mask-rcnn_dat_scenes.py'
-ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp('scenes')
-    scenes.write(root, {'training': 10, 'validation': 2})
-    return root
+def data(write_scenes):
+    return write_scenes(training=10, validation=2)
 
 
-def command(config, data, work, *options):
-    settings = [f'{split}_dataloader.dataset.data_root={data}/' for split in ('train', 'val', 'test')]
-    settings += ['train_dataloader.batch_size=2', 'train_dataloader.num_workers=2', 'val_dataloader.num_workers=0',
-                 'val_dataloader.persistent_workers=False', 'model.backbone.drop_path_rate=0.3',
-                 'default_hooks.logger.interval=1']
+def training(config, data, work, *options):
+    """The command that trains twelve steps, or four epochs of five."""
+    settings = [*loader_options(data), 'train_dataloader.batch_size=2', 'train_dataloader.num_workers=2',
+                'train_dataloader.persistent_workers=True', 'model.backbone.drop_path_rate=0.3',
+                'default_hooks.logger.interval=1']
     if config == SEG:
         settings += ['train_cfg.max_iters=12', 'train_cfg.val_interval=12', 'default_hooks.checkpoint.interval=3',
                      'optim_wrapper.accumulative_counts=2']
     else:
         settings += ['train_cfg.max_epochs=4', 'train_cfg.val_interval=4',
                      f'val_evaluator.ann_file={data}/annotations/instances_validation.json']
-    return [sys.executable, 'tools/train.py', config, '--work-dir', work, *options, '--cfg-options', *settings]
+    return ['tools/train.py', config, '--work-dir', work, *options, '--cfg-options', *settings]
 
 
-def call(*parts):
-    return subprocess.run(list(map(str, parts)), cwd=ROOT, env=ENVIRONMENT, text=True, capture_output=True, check=False)
-
-
-def run_training(*args):
-    done = call(*command(*args))
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def killed(*args, when):
-    """Start a training and kill it as soon as `when()` says."""
-    with subprocess.Popen([str(part) for part in command(*args)], cwd=ROOT, env=ENVIRONMENT, start_new_session=True,
-                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+def kill(args, when):
+    """Start a program and kill it as soon as `when()` says."""
+    with subprocess.Popen(**command(*args), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not when():
             time.sleep(0.02)
         if process.poll() is None:
@@ -74,14 +59,14 @@ def largest_difference(one, other):
 
 
 @pytest.fixture(scope='module')
-def whole(data, tmp_path_factory):
+def whole(run, data, tmp_path_factory):
     """Weights of an uninterrupted training of each config, and the seconds it took."""
     results = {}
 
     def call(config):
         if config not in results:
             work, start = tmp_path_factory.mktemp('whole'), time.time()
-            run_training(config, data, work)
+            run(*training(config, data, work))
             results[config] = weights(work), time.time() - start
         return results[config]
     return call
@@ -89,10 +74,10 @@ def whole(data, tmp_path_factory):
 
 @pytest.mark.parametrize(('config', 'first'), [
     (SEG, 'iter_3.pth'), pytest.param(DET, 'epoch_2.pth', marks=pytest.mark.slow)])
-def test_a_killed_training_ends_as_if_it_had_not_been(data, tmp_path, whole, config, first):
-    killed(config, data, tmp_path, when=(tmp_path / first).exists)
+def test_a_killed_training_ends_as_if_it_had_not_been(run, data, tmp_path, whole, config, first):
+    kill(training(config, data, tmp_path), when=(tmp_path / first).exists)
     assert not {'iter_12.pth', 'epoch_4.pth'} & {path.name for path in tmp_path.iterdir()}
-    assert f'resumes from {tmp_path}' in run_training(config, data, tmp_path, '--resume')
+    assert f'resumes from {tmp_path}' in run(*training(config, data, tmp_path, '--resume')).stdout
     assert largest_difference(weights(tmp_path), whole(config)[0]) <= 1e-6
 
 
@@ -127,25 +112,23 @@ def test_weights_alone_are_not_resumed_from(tmp_path):
         train.resume_from(Config(dict(work_dir=str(tmp_path))), tmp_path / 'weights.pth')
 
 
-def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
+def test_a_checkpoint_of_another_model_is_refused(one_line, data, tmp_path):
     save(tmp_path / 'iter_1.pth', state_dict={'layer.weight': torch.ones(1)})
     save(tmp_path / 'iter_2.pth', state_dict={'layer.weight': torch.ones(1)})
-    done = call(*command(SEG, data, tmp_path, '--resume'))
-    assert done.returncode == 2
     assert re.fullmatch(rf'error: {tmp_path}/iter_2\.pth is of another model: of \d+ parameters and buffers, \d+ '
                         r'missing \(auxiliary_head\.\S+, …\), 1 unknown \(layer\.weight\); the latest other one is '
-                        rf'{tmp_path}/iter_1\.pth', done.stderr.splitlines()[-1])
+                        rf'{tmp_path}/iter_1\.pth', one_line(*training(SEG, data, tmp_path, '--resume')))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('attempt', range(20))
-def test_killed_at_any_moment(data, tmp_path, whole, attempt):
+def test_killed_at_any_moment(run, data, tmp_path, whole, attempt):
     config = (SEG, DET)[attempt % 2]
     expected, seconds = whole(config)
     end = time.time() + random.Random(attempt).uniform(0.2, 1.1) * seconds
-    killed(config, data, tmp_path, when=lambda: time.time() > end)
+    kill(training(config, data, tmp_path), when=lambda: time.time() > end)
     stood = sorted(path.name for path in tmp_path.glob('*.pth'))
-    run_training(config, data, tmp_path, '--resume')
+    run(*training(config, data, tmp_path, '--resume'))
     difference = largest_difference(weights(tmp_path), expected)
     print(f'{config.stem}: killed with {stood or "nothing saved"}; difference {difference:.1e}')
     assert difference <= 1e-6

@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 
 import common
+import common_data
 import train
 from mmattn.registry import MODELS
 from tests.checkpoint.test_convert import authors
@@ -167,7 +168,7 @@ def test_datasets_inside_wrappers_are_checked(tmp_path):
     inner = dict(type='CocoDataset', data_root=f'{tmp_path}/', ann_file='none.json')
     wrapped = dict(type='RepeatDataset', dataset=dict(type='ConcatDataset', datasets=[dict(ann_file=''), inner]))
     with pytest.raises(common.UsageError, match=r'train_dataloader\.dataset\.dataset\.datasets\.1\.ann_file'):
-        common.check_data(dict(train_dataloader=dict(dataset=wrapped)), 'train')
+        common_data.check_data(dict(train_dataloader=dict(dataset=wrapped)), 'train')
 
 
 @pytest.mark.parametrize(('processes', 'images', 'steps', 'base', 'end'), [
