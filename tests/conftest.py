@@ -1,4 +1,6 @@
+import logging
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -31,16 +33,24 @@ def run():
     return call
 
 
+def error_line(status, stderr):
+    """The only line that speaks of an error of a tool that must have failed."""
+    assert status == 2, stderr[-2000:]
+    line, = (line for line in stderr.splitlines() if line.startswith('error: '))
+    assert 'Traceback' not in stderr
+    return line
+
+
 @pytest.fixture
-def one_line(run):
-    """Run a tool that must fail; its only line on stderr that speaks of an error."""
-    def call(*args):
-        done = run(*args, check=False)
-        assert done.returncode == 2, done.stderr[-2000:]
-        lines = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-        assert len(lines) == 1
-        assert 'Traceback' not in done.stderr
-        return lines[0]
+def one_line(monkeypatch, capsys):
+    """Run a tool that must fail, in this process; its `error_line`."""
+    def call(tool, *args):
+        monkeypatch.setattr(sys, 'argv', [str(tool), *map(str, args)])
+        monkeypatch.setattr(logging, 'raiseExceptions', False)      # of loggers whose stream ended with another test
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / tool), run_name='__main__')
+        return error_line(end.value.code, capsys.readouterr().err)
     return call
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import common
 import common_data
 from common import UsageError, add_config, changed_config, run
 from mmattn.datasets.loading import IGNORED, decode
@@ -159,7 +158,7 @@ def check_coco(split, name, dataset, classes, with_masks, limit):
     if with_masks:
         yield from report('problem', name, 'mask(s) with a polygon of less than three corners, by position', [
             i for i, entry in enumerate(annotations)
-            if entry.get('segmentation') and not common.evaluates(entry['segmentation'])])
+            if entry.get('segmentation') and not common_data.evaluates(entry['segmentation'])])
     unreadable = list(check_keys(name, coco, NEEDED))
     if unreadable:
         yield from unreadable

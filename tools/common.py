@@ -53,6 +53,8 @@ def add_common_options(parser):
     add_config(parser)
     add_trust(parser)
     parser.add_argument('--work-dir', help='where logs and checkpoints go; default work_dirs/<name of the config>')
+    parser.add_argument('--deterministic', action='store_true',
+                        help='the same numbers in every run on a GPU too, or an error where PyTorch cannot')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='how several processes were started')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by older launchers')
@@ -93,6 +95,9 @@ def load_config(args):
     choose_checkpoint_reading(args.trust_checkpoint)
     cfg = changed_config(args)
     cfg.launcher = args.launcher
+    if args.deterministic:
+        cfg.randomness = {**cfg.get('randomness', {}), 'deterministic': True}
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # which cuBLAS asks for
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     return cfg
 

@@ -66,6 +66,9 @@ def _grid(size, start, convention, device):
 def sample(x, points):
     """Read a map at points by bilinear interpolation; outside the map it is zero.
 
+    Where PyTorch is told to use deterministic algorithms, made of gathers instead of `grid_sample`, which has none for
+    its backward pass on CUDA.
+
     Args:
         x (Tensor): (B, C, H, W).
         points (Tensor): (B, Hk, Wk, 2), (y, x) normalised; -1 and 1 are the centres of the first and last pixel.
@@ -73,5 +76,23 @@ def sample(x, points):
     Returns:
         Tensor: (B, C, Hk, Wk), in the dtype of `x`.
     """
-    grid = points.flip(-1)
-    return F.grid_sample(x.to(grid.dtype), grid, mode='bilinear', align_corners=True).to(x.dtype)
+    if torch.are_deterministic_algorithms_enabled():
+        return _gather_corners(x.to(points.dtype), points).to(x.dtype)
+    return F.grid_sample(x.to(points.dtype), points.flip(-1), mode='bilinear', align_corners=True).to(x.dtype)
+
+
+def _gather_corners(x, points):
+    """The four pixels around each point, weighted; shapes as in `sample`."""
+    size = torch.tensor(x.shape[2:], device=x.device)
+    pixels = (points.flatten(1, 2) + 1) / 2 * (size - 1)                                # (B, Hk Wk, 2)
+    first = pixels.detach().floor()
+    share = pixels - first
+    out = 0
+    for corner in torch.cartesian_prod(*torch.arange(2, device=x.device).expand(2, 2)):
+        pixel = first.long() + corner
+        weight = torch.where(corner == 1, share, 1 - share).prod(-1)                    # (B, Hk Wk)
+        weight = weight.masked_fill(((pixel < 0) | (pixel >= size)).any(-1), 0)
+        row, column = torch.minimum(pixel.clamp(min=0), size - 1).unbind(-1)
+        index = (row * x.shape[3] + column)[:, None].expand(-1, x.shape[1], -1)
+        out = out + x.flatten(2).gather(2, index) * weight[:, None]
+    return out.unflatten(2, points.shape[1:3])

@@ -1,3 +1,5 @@
+from unittest import mock
+
 import pytest
 import torch
 
@@ -32,18 +34,41 @@ def test_unknown_convention_is_named():
         key_grid((3, 3), 'swin')
 
 
+@pytest.fixture(params=[False, True], ids=['fast', 'deterministic'])
+def algorithms(request):
+    torch.use_deterministic_algorithms(request.param)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures('algorithms')
 def test_sample_reads_pixel_centres_and_fades_to_zero_outside():
     x = torch.tensor([[1., 2., 4.], [8., 16., 32.]])[None, None]
     points = torch.tensor([(-1., -1.), (1., 1.), (-1., 0.), (0., -0.5), (1., 1.5), (3., 0.)])[None, None]
     assert sample(x, points)[0, 0, 0].tolist() == [1, 32, 2, (1 + 2 + 8 + 16) / 4, 16, 0]
 
 
+@pytest.mark.usefixtures('algorithms')
 @pytest.mark.parametrize('size', [(1, 1), (1, 5), (7, 3)])
 def test_sample_equals_the_sum_over_all_pixels(size):
     x, points = torch.randn(2, 3, *size, dtype=torch.double), torch.rand(2, 5, 4, 2, dtype=torch.double) * 2.6 - 1.3
     torch.testing.assert_close(sample(x, points), reference.bilinear(x, points))
 
 
+@pytest.mark.parametrize('size', [(1, 1), (1, 5), (7, 3)])
+def test_deterministic_samples_have_the_same_gradients(size):
+    x, grid = torch.randn(2, 3, *size, dtype=torch.double), key_grid((4, 5), 'dat_pp').double()
+    points = torch.cat([(torch.rand(2, 4, 5, 2, dtype=torch.double) * 2.6 - 1.3), grid.expand(2, -1, -1, -1)], 1)
+
+    def gradients():
+        inputs = x.requires_grad_(), points.requires_grad_()
+        return torch.autograd.grad(sample(*inputs).square().sum(), inputs)
+    fast = gradients()
+    with mock.patch('torch.are_deterministic_algorithms_enabled', return_value=True):
+        torch.testing.assert_close(gradients(), fast)
+
+
+@pytest.mark.usefixtures('algorithms')
 def test_sample_of_low_precision_maps_keeps_coordinates_in_float32():
     x = torch.randn(1, 2, 4, 334)
     points = torch.rand(1, 3, 5, 2) * 2 - 1

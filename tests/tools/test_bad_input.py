@@ -253,6 +253,7 @@ def test_retinanet(call, tmp_path):
     check_detection(call, ROOT / 'configs/demo/retinanet_biformer_scenes.py', tmp_path / 'data', tmp_path / 'work')
 
 
+@pytest.mark.slow
 def test_upernet_which_is_resumed(call, tmp_path):
     root, work, config = tmp_path / 'data', tmp_path / 'work', ROOT / 'configs/demo/upernet_dat_scenes.py'
     write_segmentation(root, SEGMENTATION)
