@@ -9,6 +9,7 @@ def data(write_scenes):
     return write_scenes(training=8, validation=2)
 
 
+@pytest.mark.slow
 def test_two_attentions_make_a_table_and_a_plot_and_finished_ones_stay(run, data, tmp_path):
     options = '--iterations', 1, '--data', data, '--work-dir', tmp_path
     command = 'tools/ablate.py', 'deformable', 'bi-level-routing', *options

@@ -42,6 +42,7 @@ def test_routing_attention_beside_its_formula(run):
     assert ours['train_seconds'] > 0
 
 
+@pytest.mark.slow
 def test_crossformer_beside_its_formula_and_its_products(run):
     done = run(TOOL, 'crossformer', '--arch', 'small', '--size', 64, 97, '--train', '--json', '--rows', 'reference',
                'mmattn', 'products', *FEW)
