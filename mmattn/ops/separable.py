@@ -26,7 +26,7 @@ def separable_attention(q, k, v, points, table, rows, columns):
     """softmax(q k^T / sqrt(d) + bias) v for queries on a grid, the bias read in a table at query - point.
 
     Accumulates in float32 (float64 for float64 input), under autocast too. Differentiable once, in everything but
-    `rows` and `columns`; deterministic on the CPU.
+    `rows` and `columns`; deterministic on the CPU, and on CUDA where PyTorch is told to be.
 
     Args:
         q (Tensor): (B, h, H, W, d) queries.

@@ -35,13 +35,14 @@ class Net(BaseModel):
 
 @pytest.fixture
 def runner(tmp_path):
-    """Build MMEngine's runner of a toy training of 6 iterations of 2 samples, with the hooks given by name."""
-    def build(work_dir=tmp_path, model=None, optim_wrapper=(), train_cfg=(), resume=False, numbered=True, **hooks):
+    """Build MMEngine's runner of a toy training of 6 iterations, with the hooks given by name."""
+    def build(work_dir=tmp_path, model=None, batch_size=2, optim_wrapper=(), train_cfg=(), resume=False, numbered=True,
+              **hooks):
         torch.manual_seed(0)
         sampler = dict(type='InfiniteSampler')
         cfg = ConfigDict(
             train_dataloader=dict(
-                batch_size=2, num_workers=0, dataset=Numbers(),
+                batch_size=batch_size, num_workers=0, dataset=Numbers(),
                 sampler=dict(type='mmattn.NumberedSampler', sampler=sampler) if numbered else sampler),
             train_cfg={**dict(type='IterBasedTrainLoop', max_iters=6), **dict(train_cfg)},
             optim_wrapper={**dict(optimizer=dict(type='AdamW', lr=0.01)), **dict(optim_wrapper)},

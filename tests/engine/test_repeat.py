@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
 from mmattn.engine.repeat import Draw, NumberedSampler, seed_by
-from tests.engine.conftest import Numbers
+from tests.engine.conftest import Net, Numbers
 
 
 def numbers():
@@ -93,6 +93,21 @@ def test_a_resumed_training_gives_the_same_bits(runner, tmp_path, stop, options)
     whole = trained(runner, tmp_path / 'whole', **options)
     for name, weight in trained(runner, tmp_path / 'resumed', stop, **options).items():
         torch.testing.assert_close(weight, whole[name], rtol=0, atol=0)
+
+
+def test_accumulated_gradients_are_those_of_a_larger_batch(runner, tmp_path):
+    def weights(batch_size, steps):
+        torch.manual_seed(0)
+        model = Net()
+        model.middle[0].p = 0
+        runner(tmp_path / str(steps), model, batch_size, optim_wrapper=dict(accumulative_counts=4 // batch_size),
+               train_cfg=dict(max_iters=steps)).train()
+        return model.state_dict()
+    start = runner(tmp_path / 'start').model.state_dict()
+    whole = weights(4, 3)
+    assert not torch.equal(whole['first.weight'], start['first.weight'])
+    for name, weight in weights(1, 12).items():
+        torch.testing.assert_close(weight, whole[name], rtol=0, atol=1e-6)
 
 
 def test_without_seeds_a_resumed_training_differs(runner, tmp_path):
