@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import mmattn.registry  # noqa: F401
+from mmattn.openmmlab import choose_checkpoint_reading
 
 
 class Numbers(Dataset):
@@ -38,6 +39,7 @@ def runner(tmp_path):
     """Build MMEngine's runner of a toy training of 6 iterations, with the hooks given by name."""
     def build(work_dir=tmp_path, model=None, batch_size=2, optim_wrapper=(), train_cfg=(), resume=False, numbered=True,
               **hooks):
+        choose_checkpoint_reading()         # as the tools do: MMEngine 0.10.7 cannot read its own files
         torch.manual_seed(0)
         sampler = dict(type='InfiniteSampler')
         cfg = ConfigDict(
