@@ -216,7 +216,7 @@ def test_one_training_step_and_one_test_step(name, data, tmp_path):
     cfg.log_processor = dict(by_epoch=False)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=-1, save_last=False)
     cfg.work_dir, cfg.launcher = str(tmp_path), 'none'
-    train.choose_precision(cfg, wanted=False)
+    train.choose_precision(cfg, wanted=None)
     runner = common.build_runner(cfg)
     before = {key: value.clone() for key, value in runner.model.state_dict().items()}
     runner.train()
