@@ -1,4 +1,3 @@
-import logging
 import os
 import runpy
 import subprocess
@@ -42,15 +41,35 @@ def error_line(status, stderr):
 
 
 @pytest.fixture
-def one_line(monkeypatch, capsys):
-    """Run a tool that must fail, in this process; its `error_line`."""
+def run_here(monkeypatch, capsys):
+    """Run a tool in this process; its exit status, and what it wrote to stdout and stderr."""
+    from mmengine.utils import ManagerMixin
+
+    def forget(kind):
+        """MMEngine gives loggers and visualizers of another run again where names are the same."""
+        getattr(kind, '_instance_dict', {}).clear()
+        for other in kind.__subclasses__():
+            forget(other)
+
     def call(tool, *args):
+        forget(ManagerMixin)
         monkeypatch.setattr(sys, 'argv', [str(tool), *map(str, args)])
-        monkeypatch.setattr(logging, 'raiseExceptions', False)      # of loggers whose stream ended with another test
         capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
+        status = 0
+        try:
             runpy.run_path(str(ROOT / tool), run_name='__main__')
-        return error_line(end.value.code, capsys.readouterr().err)
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+    return call
+
+
+@pytest.fixture
+def one_line(run_here):
+    """Run a tool that must fail, in this process; its `error_line`."""
+    def call(*args):
+        status, _, stderr = run_here(*args)
+        return error_line(status, stderr)
     return call
 
 

@@ -3,7 +3,6 @@ import io
 import json
 import math
 import pickle
-import sys
 
 import cv2
 import numpy as np
@@ -12,8 +11,6 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 import common_data
-import test as testing
-import train as training
 from mmattn.datasets import scenes
 from tests.conftest import ROOT
 
@@ -201,15 +198,13 @@ def skipped(work):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
-    """Run train.py or test.py in this process; what it printed."""
-    def run(tool, *args):
-        monkeypatch.setattr(sys, 'argv', [tool.__name__, *map(str, args)])
-        capsys.readouterr()
-        tool.main()
-        done = capsys.readouterr()
-        return done.out + done.err
-    return run
+def call(run_here):
+    """Run a tool in this process; what it printed."""
+    def call(*args):
+        status, stdout, stderr = run_here(*args)
+        assert status == 0, stderr[-3000:]
+        return stdout + stderr
+    return call
 
 
 def only(text, start):
@@ -221,7 +216,7 @@ def check_detection(call, config, root, work, *others):
     cases = {**DETECTION, **NO_EVALUATION}
     write_detection(root, cases, 'train.json')
     write_detection(root, DETECTION, 'test.json')
-    printed = call(training, config, '--work-dir', work, *options(root, workers=2), *others)
+    printed = call('tools/train.py', config, '--work-dir', work, *options(root, workers=2), *others)
     gone = names(cases, SKIPPED, TESTED)
     assert skipped(work) == gone
     assert len(losses(work)) == math.ceil(len(cases) / 4)
@@ -233,8 +228,8 @@ def check_detection(call, config, root, work, *others):
     assert only(printed, 'val: skipped 2') == (
         'val: skipped 2 image(s) that cannot be loaded: cut-0.001.jpg, cut-0.01.jpg; their objects count as missed')
     out = work / 'predictions.pkl'
-    printed = call(testing, config, (work / 'last_checkpoint').read_text(), '--work-dir', work / 'test', '--out', out,
-                   *options(root, workers=2), 'test_dataloader.dataset.indices=None', *others)
+    printed = call('tools/test.py', config, (work / 'last_checkpoint').read_text(), '--work-dir', work / 'test',
+                   '--out', out, *options(root, workers=2), 'test_dataloader.dataset.indices=None', *others)
     predicted = {sample['img_path'].rpartition('/')[2] for sample in pickle.loads(out.read_bytes())}
     assert predicted == names(DETECTION, USED, TESTED)
     gone = names(DETECTION, SKIPPED)
@@ -258,19 +253,19 @@ def test_upernet_which_is_resumed(call, tmp_path):
     root, work, config = tmp_path / 'data', tmp_path / 'work', ROOT / 'configs/demo/upernet_dat_scenes.py'
     write_segmentation(root, SEGMENTATION)
     steps = math.ceil(len(SEGMENTATION) / 2)
-    train = training, config, '--work-dir', work, *options(root, workers=0, detection=False)
+    train = 'tools/train.py', config, '--work-dir', work, *options(root, workers=0, detection=False)
     first = call(*train, 'train_cfg.max_iters=4', 'default_hooks.checkpoint.interval=4')
     early = skipped(work)
     gone = names(SEGMENTATION, SKIPPED, TESTED)
     assert early < gone
     assert f'train: skipped {len(early)} image(s)' in first
-    last = call(training, config, '--work-dir', work, '--resume', *train[4:], f'train_cfg.max_iters={steps}')
+    last = call('tools/train.py', config, '--work-dir', work, '--resume', *train[4:], f'train_cfg.max_iters={steps}')
     assert skipped(work) == gone
     assert len(losses(work)) == steps
     assert all(map(math.isfinite, losses(work)))
     assert f'train: skipped {len(gone)} image(s) that cannot be loaded: ' in last
     checkpoint = (work / 'last_checkpoint').read_text()
-    printed = call(testing, config, checkpoint, '--work-dir', work / 'test', '--out', work / 'maps', *options(
+    printed = call('tools/test.py', config, checkpoint, '--work-dir', work / 'test', '--out', work / 'maps', *options(
         root, workers=0, detection=False), 'test_dataloader.dataset.indices=None')
     assert {f'{path.stem}' for path in (work / 'maps').glob('*.png')} == {
         name.rpartition('.')[0] for name in names(SEGMENTATION, USED, TESTED)}
