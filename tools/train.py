@@ -80,7 +80,8 @@ def resume_from(cfg, wanted):
     directory, with the seed that it was saved with.
 
     Returns:
-        dict | None: its content; None where there is none, and the training starts at the beginning.
+        dict | None: its content, tensors without their values; None where there is none, and the training starts at the
+            beginning.
 
     Raises:
         CheckpointError: the one that is wanted cannot be read, or cannot be resumed from.
@@ -88,7 +89,7 @@ def resume_from(cfg, wanted):
     for path in saved_checkpoints(cfg.work_dir) if wanted == 'auto' else [wanted]:
         try:
             check_checkpoint(path)
-            content = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+            content = CheckpointLoader.load_checkpoint(str(path), map_location='meta')      # shapes, no memory
             check_resumable(content, path)
         except (CheckpointError, UsageError) as error:
             if wanted != 'auto':
