@@ -97,6 +97,7 @@ def load_config(args):
     cfg.launcher = args.launcher
     if args.deterministic:
         cfg.randomness = {**cfg.get('randomness', {}), 'deterministic': True}
+    if cfg.get('randomness', {}).get('deterministic'):
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')     # which cuBLAS asks for
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     return cfg
