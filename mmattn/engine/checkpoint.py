@@ -97,15 +97,16 @@ def saved_checkpoints(folder):
         list[Path]: existing files.
     """
     pointer = Path(folder) / 'last_checkpoint'
-    last = Path(pointer.read_text().strip() or '.') if pointer.is_file() else Path('.')
+    text = pointer.read_text().strip() if pointer.is_file() else ''
+    last = [Path(text)] if text else []
     numbered = {}
-    for room in {Path(folder).resolve(), last.parent.resolve() if last.name else Path(folder).resolve()}:
+    for room in {pointer.parent.resolve(), *(path.parent.resolve() for path in last)}:
         for path in room.glob('*.pth'):
             number = re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name)
             if number:
                 numbered[path] = int(number[1])
     found = sorted(numbered, key=numbered.get, reverse=True)
-    return found if not last.is_file() or last.resolve() in found else [last, *found]
+    return [path for path in last if path.is_file() and path.resolve() not in found] + found
 
 
 def check_resumable(content, path):

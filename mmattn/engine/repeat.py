@@ -42,7 +42,6 @@ class NumberedSampler(Sampler):
     def __init__(self, dataset, sampler, seed=None):
         super().__init__()
         self.sampler = ALL_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=seed))
-        self.dataset = dataset
         self.seed = getattr(self.sampler, 'seed', seed) or 0
         self.epoch = 0
         self.first = 0
