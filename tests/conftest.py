@@ -15,6 +15,14 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def deterministic():
+    """PyTorch is told to use deterministic algorithms."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 def command(*args):
     """The command line of Python, or of a shell script, and an environment with this interpreter and these sources."""
     parts = [str(arg) for arg in args]

@@ -43,13 +43,6 @@ def operations(model):
     return seen.names & set(REFUSED)
 
 
-@pytest.fixture
-def deterministic():
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 @pytest.mark.usefixtures('deterministic')
 @pytest.mark.parametrize(('make', 'left'), CASES.values(), ids=CASES)
 def test_nothing_is_left_but_what_is_documented(make, left):

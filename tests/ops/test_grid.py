@@ -36,9 +36,8 @@ def test_unknown_convention_is_named():
 
 @pytest.fixture(params=[False, True], ids=['fast', 'deterministic'])
 def algorithms(request):
-    torch.use_deterministic_algorithms(request.param)
-    yield
-    torch.use_deterministic_algorithms(False)
+    if request.param:
+        request.getfixturevalue('deterministic')
 
 
 @pytest.mark.usefixtures('algorithms')
