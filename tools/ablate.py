@@ -2,7 +2,8 @@
 
 Each name is a config in configs/ablation, whose attention is put into configs/demo/upernet_pyramid_scenes.py. All train
 for the same number of iterations, from the same seed; the table and the plot have accuracy, time, memory and
-parameters. What is finished is not done again, and an interrupted training goes on where it stopped.
+parameters. What is finished is not done again, and an interrupted training goes on where it stopped. Times are taken at
+the end, in turn.
 """
 import argparse
 import json
@@ -10,14 +11,18 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from common import UsageError, build_model, read_config, run
+from benchmark import synchronize
+from common import UsageError, build_model, load_model, read_config, run
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / 'configs/demo/upernet_pyramid_scenes.py'
 COLUMNS = {'attention': '{}', 'mIoU': '{:.1f}', 'training, s per step': '{:.3f}', 'testing, s per image': '{:.3f}',
            'peak memory, MiB': '{:.0f}', 'parameters, M': '{:.2f}'}
+ROUNDS = 15     # of the timing, after one that is not timed
+IN_PROCESS = dict(num_workers=0, persistent_workers=False)
 
 
 def names():
@@ -65,14 +70,43 @@ def call(tool, *args):
 
 
 def measure(config, folder):
-    """Train and test a config; its row of the table."""
+    """Train and test a config; its row of the table, without times."""
     memory = call('train.py', config, '--work-dir', folder, '--resume')
     call('test.py', config, (folder / 'last_checkpoint').read_text(), '--work-dir', folder / 'test')
     figures = json.loads(newest(folder / 'test', '*.json').read_text())
-    steps = [json.loads(line) for line in newest(folder, 'scalars.json').read_text().splitlines()]
-    return {'mIoU': figures['mIoU'], 'training, s per step': statistics.median(s['time'] for s in steps if 'loss' in s),
-            'testing, s per image': figures['time'], 'peak memory, MiB': memory,
+    return {'mIoU': figures['mIoU'], 'peak memory, MiB': memory,
             'parameters, M': sum(p.numel() for p in build_model(read_config(config)).parameters()) / 1e6}
+
+
+def time_in_turn(configs, folders):
+    """Time trained networks; they go round step by step, so that a busy spell of the machine does not fall on one.
+
+    Returns:
+        list[dict]: for each, the medians of the seconds that a training step and a test image take.
+    """
+    import torch
+    from mmengine.optim import build_optim_wrapper
+    from mmengine.registry import DefaultScope
+    from mmengine.runner import Runner
+    cfgs = [read_config(path) for path in configs]
+    models = [load_model(cfg, (folder / 'last_checkpoint').read_text()) for cfg, folder in zip(cfgs, folders)]
+    wrappers = [build_optim_wrapper(model, cfg.optim_wrapper) for model, cfg in zip(models, cfgs)]
+    with DefaultScope.overwrite_default_scope(cfgs[0].default_scope):
+        batch, image = (next(iter(Runner.build_dataloader({**cfgs[0][f'{split}_dataloader'], **IN_PROCESS}, seed=0)))
+                        for split in ('train', 'test'))
+    steps = {'training, s per step': lambda model, wrapper: model.train().train_step(batch, wrapper),
+             'testing, s per image': torch.no_grad()(lambda model, _: model.eval().test_step(image))}
+    times = [{name: [] for name in steps} for _ in models]
+    for _ in range(1 + ROUNDS):
+        for model, wrapper, row in zip(models, wrappers, times):
+            device = next(model.parameters()).device
+            for name, step in steps.items():
+                synchronize(device)
+                start = time.perf_counter()
+                step(model, wrapper)
+                synchronize(device)
+                row[name].append(time.perf_counter() - start)
+    return [{name: statistics.median(seconds[1:]) for name, seconds in row.items()} for row in times]
 
 
 def newest(folder, pattern):
@@ -114,13 +148,16 @@ def main():
     if not Path(args.data).is_dir():
         raise UsageError(f'no scenes in {args.data}; draw them: python -m mmattn.datasets.scenes {args.data}')
     work, rows = Path(args.work_dir), []
-    for name in chosen:
-        folder = work / f'{name}_{args.iterations}'
+    folders = [work / f'{name}_{args.iterations}' for name in chosen]
+    configs = [write_config(name, args, work / 'configs') for name in chosen]
+    for name, config, folder in zip(chosen, configs, folders):
         result = folder / 'result.json'
         if not result.exists():
-            row = measure(write_config(name, args, work / 'configs'), folder)
+            row = measure(config, folder)
             result.write_text(json.dumps(row))
         rows.append({'attention': name, **json.loads(result.read_text())})
+    for row, times in zip(rows, time_in_turn(configs, folders)):
+        row.update(times)
     rows.sort(key=lambda row: -row['mIoU'])
     text = f'UperNet, {args.iterations} steps of 8 generated scenes: toy scale.\n\n{table(rows)}\n'
     (work / 'table.md').write_text(text)
