@@ -67,7 +67,8 @@ lint: $(VENV)/ready
 
 setup: $(VENV)/ready
 
-# mmcv's operators are compiled against the torch installed before it; -g0 leaves debug symbols out.
+# mmcv's operators are compiled against the torch installed before it; -g0 leaves debug symbols out. yapf, which MMEngine
+# uses, writes a cache when it is first imported, which two processes at once would garble.
 $(VENV)/ready: setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mmattn needs Python 3.10 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
@@ -76,6 +77,7 @@ $(VENV)/ready: setup.py
 	@echo "compiling mmcv: five to ten minutes"
 	CFLAGS=-g0 $(BIN)/pip install --no-build-isolation $(MMCV)
 	$(BIN)/pip install -e '.[$(STACK),test]'
+	$(BIN)/python -c 'import yapf'
 	touch $@
 
 clean:

@@ -4,5 +4,6 @@
 # TORCHRUN  options of torchrun, as in dist_train.sh
 set -euo pipefail
 if [ $# -lt 3 ]; then sed -n '2s/^# //p' "$0" >&2; exit 2; fi
+"${PYTHON:-python}" -c 'import yapf'     # MMEngine's; writes a cache the first time, which several processes garble
 exec "${PYTHON:-python}" -m torch.distributed.run ${TORCHRUN:---standalone} --nproc-per-node="$3" \
     "$(dirname "$0")/test.py" "$1" "$2" --launcher pytorch "${@:4}"

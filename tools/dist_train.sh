@@ -6,5 +6,6 @@
 #           With restarts, add --resume.
 set -euo pipefail
 if [ $# -lt 2 ]; then sed -n '2s/^# //p' "$0" >&2; exit 2; fi
+"${PYTHON:-python}" -c 'import yapf'     # MMEngine's; writes a cache the first time, which several processes garble
 exec "${PYTHON:-python}" -m torch.distributed.run ${TORCHRUN:---standalone} --nproc-per-node="$2" \
     "$(dirname "$0")/train.py" "$1" --launcher pytorch "${@:3}"

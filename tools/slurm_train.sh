@@ -9,6 +9,7 @@ set -euo pipefail
 if [ $# -lt 3 ]; then sed -n '2s/^# //p' "$0" >&2; exit 2; fi
 gpus=${GPUS:-8} per_node=${GPUS_PER_NODE:-8}
 if [ "$per_node" -gt "$gpus" ]; then per_node=$gpus; fi
+"${PYTHON:-python}" -c 'import yapf'     # MMEngine's; writes a cache the first time, which several processes garble
 exec srun --partition="$1" --job-name="$2" --gres="gpu:$per_node" --ntasks="$gpus" --ntasks-per-node="$per_node" \
     --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \
     "${PYTHON:-python}" -u "$(dirname "$0")/train.py" "$3" --launcher slurm "${@:4}"

@@ -112,6 +112,18 @@ def worker_of(agent):
     return int(next(child for child in children if 'train.py' in Path(f'/proc/{child}/cmdline').read_text()))
 
 
+def test_slurm_starts_the_processes_after_a_first_import(run, tmp_path, monkeypatch):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nls "$XDG_CACHE_HOME"/YAPF/*\necho "$@"\n')
+    srun.chmod(0o755)
+    for name, value in dict(PATH=f'{tmp_path}:{os.environ["PATH"]}', XDG_CACHE_HOME=str(tmp_path), GPUS='2').items():
+        monkeypatch.setenv(name, value)
+    cache, command = run('tools/slurm_train.sh', 'fast', 'job', CONFIG, '--resume').stdout.rsplit('\n', 2)[:2]
+    assert 'PatternGrammar' in cache
+    assert '--partition=fast --job-name=job --gres=gpu:2 --ntasks=2 --ntasks-per-node=2 ' in command
+    assert command.endswith(f'/train.py {CONFIG} --launcher slurm --resume')
+
+
 @pytest.mark.parametrize(('script', 'usage'), [
     ('dist_train.sh', 'Train with N processes on this machine: tools/dist_train.sh CONFIG N'),
     ('dist_test.sh', 'Test with N processes on this machine: tools/dist_test.sh CONFIG CHECKPOINT N'),
