@@ -11,10 +11,10 @@ import os
 import statistics
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
-from benchmark import synchronize
+from benchmark import seconds
 from common import UsageError, build_model, load_model, read_config, run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,7 +73,8 @@ def measure(config, folder):
     """Train and test a config; its row of the table, without times."""
     memory = call('train.py', config, '--work-dir', folder, '--resume')
     call('test.py', config, (folder / 'last_checkpoint').read_text(), '--work-dir', folder / 'test')
-    figures = json.loads(newest(folder / 'test', '*.json').read_text())
+    newest = max((folder / 'test').rglob('*.json'), key=lambda path: path.stat().st_mtime)
+    figures = json.loads(newest.read_text())
     return {'mIoU': figures['mIoU'], 'peak memory, MiB': memory,
             'parameters, M': sum(p.numel() for p in build_model(read_config(config)).parameters()) / 1e6}
 
@@ -101,16 +102,8 @@ def time_in_turn(configs, folders):
         for model, wrapper, row in zip(models, wrappers, times):
             device = next(model.parameters()).device
             for name, step in steps.items():
-                synchronize(device)
-                start = time.perf_counter()
-                step(model, wrapper)
-                synchronize(device)
-                row[name].append(time.perf_counter() - start)
-    return [{name: statistics.median(seconds[1:]) for name, seconds in row.items()} for row in times]
-
-
-def newest(folder, pattern):
-    return max(folder.rglob(pattern), key=lambda path: path.stat().st_mtime)
+                row[name].append(seconds(partial(step, model, wrapper), device))
+    return [{name: statistics.median(measured[1:]) for name, measured in row.items()} for row in times]
 
 
 def draw(rows, path):

@@ -127,11 +127,7 @@ def measure(args):
     times = []
     for _ in range(args.iterations):
         module.zero_grad()
-        synchronize(x.device)
-        start = time.perf_counter()
-        step(x)
-        synchronize(x.device)
-        times.append(time.perf_counter() - start)
+        times.append(seconds(lambda: step(x), x.device))
     print(json.dumps({'threads': torch.get_num_threads(), f'{args.phase}_seconds': statistics.median(times),
                       f'{args.phase}_bytes': None if args.row == 'products' else used}))
 
@@ -164,6 +160,15 @@ def products_of(step, x):
                 func(*args, **kwargs)
 
     return run_again
+
+
+def seconds(call, device):
+    """How long a call takes, with what it leaves running on the device."""
+    synchronize(device)
+    start = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - start
 
 
 def synchronize(device):
