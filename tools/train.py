@@ -65,10 +65,10 @@ def choose_precision(cfg, wanted):
         raise UsageError('--amp fp16 needs a GPU, and torch sees none; --amp bf16 runs on the CPU')
     if wanted == 'bf16' and gpu and not torch.cuda.is_bf16_supported():
         raise UsageError(f'--amp bf16: {torch.cuda.get_device_name()} has no bfloat16; use --amp fp16')
-    recipe = cfg.optim_wrapper.get('type') == 'AmpOptimWrapper'
+    recipe = cfg.optim_wrapper.get('type', '').endswith('AmpOptimWrapper')
     if wanted or (recipe and not gpu):
         kinds = {'bf16': dict(type='mmattn.BFloat16OptimWrapper'), None: dict(type='OptimWrapper'),
-                 'fp16': dict(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic')}
+                 'fp16': dict(type='mmattn.AmpOptimWrapper', dtype='float16', loss_scale='dynamic')}
         rest = {key: value for key, value in cfg.optim_wrapper.items() if key not in ('type', 'loss_scale', 'dtype')}
         cfg.optim_wrapper = {**kinds[wanted], **rest}
     if recipe and not gpu and not wanted:

@@ -2,8 +2,8 @@
 from mmattn.engine.checkpoint import CheckpointHook
 from mmattn.engine.losses import AverageLossesHook
 from mmattn.engine.non_finite import NonFiniteHook
-from mmattn.engine.precision import BFloat16OptimWrapper
+from mmattn.engine.precision import AmpOptimWrapper, BFloat16OptimWrapper
 from mmattn.engine.repeat import NumberedSampler, SeedHook
 
-__all__ = ['AverageLossesHook', 'BFloat16OptimWrapper', 'CheckpointHook', 'NonFiniteHook', 'NumberedSampler',
-           'SeedHook']
+__all__ = ['AmpOptimWrapper', 'AverageLossesHook', 'BFloat16OptimWrapper', 'CheckpointHook', 'NonFiniteHook',
+           'NumberedSampler', 'SeedHook']

@@ -8,6 +8,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
+from mmattn.engine.precision import keep_in_float32
 from mmattn.registry import HOOKS
 
 
@@ -163,6 +164,8 @@ def repeat(model, call):
         torch.cuda.set_rng_state_all(cuda)
     model.train(call['training']).zero_grad()
     device, dtype = next(model.parameters()).device.type, call['autocast']
+    if dtype is not None:
+        keep_in_float32(model)
     with torch.set_grad_enabled(call['training']), torch.autocast(device, dtype, enabled=dtype is not None):
         return model(**call['kwargs'])
 

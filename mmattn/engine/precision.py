@@ -1,56 +1,92 @@
+"""Mixed precision in which what needs float32 is computed in it, as mmdet 2 and mmseg 0 did: losses, RoI extraction,
+the decoding of boxes and the ranking of proposals, the resizing of logits."""
 from contextlib import contextmanager
 
 import torch
 from mmengine.device import get_device
+from mmengine.optim import AmpOptimWrapper as MMEngineAmpOptimWrapper
 from mmengine.optim import OptimWrapper
 
 from mmattn.registry import OPTIM_WRAPPERS
 
-# By the module that a class is of. mmcv's operators have no bfloat16, and sums of losses need the digits.
+# By the module that a class, or one that it derives from, is of. mmcv's operators have no bfloat16, sums of losses need
+# the digits, and so do coordinates: from 1024 pixels on, float16 has none after the point.
 TAKE_FLOAT32 = ('mmcv.ops.', 'mmdet.models.losses.', 'mmdet.models.roi_heads.roi_extractors.', 'mmseg.models.losses.')
-GIVE_FLOAT32 = ('mmdet.models.dense_heads.',)       # scores, which go into non-maximum suppression
+# Heads, whose logits and deltas go into losses, boxes and non-maximum suppression.
+GIVE_FLOAT32 = ('mmdet.models.dense_heads.', 'mmdet.models.roi_heads.bbox_heads.', 'mmdet.models.roi_heads.mask_heads.',
+                'mmseg.models.decode_heads.')
 
 
-@OPTIM_WRAPPERS.register_module()
-class BFloat16OptimWrapper(OptimWrapper):
-    """Mixed precision in bfloat16, on a GPU or the CPU: weights and their updates are float32, and there is no loss
-    scale, because bfloat16 has float32's range.
+class Float32Parts:
+    """Lets an optimizer wrapper keep in float32 what needs it."""
 
-    mmcv's operators and the losses take their inputs in float32.
-
-    Args:
-        **kwargs: of MMEngine's OptimWrapper.
-    """
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self._prepared = None
+    _prepared = None
 
     @contextmanager
     def optim_context(self, model):
         if self._prepared is not model:
             self._prepared = model
             keep_in_float32(model)
+        with super().optim_context(model):
+            yield
+
+
+@OPTIM_WRAPPERS.register_module()
+class AmpOptimWrapper(Float32Parts, MMEngineAmpOptimWrapper):
+    """MMEngine's mixed precision in float16, on a GPU, with a scaled loss; losses, RoI extraction, decoded boxes and
+    the ranking of proposals are float32.
+
+    Args:
+        **kwargs: of MMEngine's AmpOptimWrapper.
+    """
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(Float32Parts, OptimWrapper):
+    """Mixed precision in bfloat16, on a GPU or the CPU: weights and their updates are float32, and there is no loss
+    scale, because bfloat16 has float32's range; the same is float32 as in `AmpOptimWrapper`.
+
+    Args:
+        **kwargs: of MMEngine's OptimWrapper.
+    """
+
+    @contextmanager
+    def optim_context(self, model):
         with super().optim_context(model), torch.autocast(get_device(), torch.bfloat16):
             yield
 
 
 def keep_in_float32(model):
-    """Let the parts of a model that need it compute in float32 under autocast."""
+    """Let the parts of a model that need it compute in float32 under autocast; twice is the same as once."""
     for module in model.modules():
-        kind = type(module).__module__
-        if kind.startswith(TAKE_FLOAT32):
-            module.register_forward_pre_hook(lambda module, args, kwargs: widened((args, kwargs)), with_kwargs=True)
-        if kind.startswith(GIVE_FLOAT32):
-            module.register_forward_hook(lambda module, args, output: widened(output))
+        if _is_of(module, TAKE_FLOAT32) and _widen_inputs not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_widen_inputs, with_kwargs=True)
+        # of the parts of a head, for example pooling, the head alone
+        if _is_of(module, GIVE_FLOAT32) and (hasattr(module, 'loss') or hasattr(module, 'loss_and_target')):
+            # mmseg calls `head.forward`, which skips hooks, but its last convolution as it should be called
+            last = getattr(module, 'conv_seg', module)
+            if _widen_output not in last._forward_hooks.values():
+                last.register_forward_hook(_widen_output)
 
 
 def widened(value):
-    """Nested containers with their bfloat16 tensors as float32."""
+    """Nested containers with their bfloat16 and float16 tensors as float32."""
     if isinstance(value, torch.Tensor):
-        return value.float() if value.dtype is torch.bfloat16 else value
+        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
     if type(value) in (list, tuple):
         return type(value)(widened(part) for part in value)
     if type(value) is dict:
         return {name: widened(part) for name, part in value.items()}
     return value
+
+
+def _is_of(module, rooms):
+    return any(kind.__module__.startswith(rooms) for kind in type(module).__mro__)
+
+
+def _widen_inputs(module, args, kwargs):
+    return widened((args, kwargs))
+
+
+def _widen_output(module, args, output):
+    return widened(output)

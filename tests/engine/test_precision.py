@@ -1,7 +1,31 @@
+from contextlib import contextmanager
+from copy import deepcopy
+from unittest.mock import patch
+
+import pytest
 import torch
+from mmcv.ops import RoIAlign
+from mmdet.models.dense_heads import RPNHead
+from mmdet.models.losses import CrossEntropyLoss, L1Loss
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config
+from mmengine.optim.optimizer import amp_optimizer_wrapper
+from mmengine.structures import InstanceData, PixelData
+from mmseg.models.decode_heads import decode_head, uper_head
+from mmseg.models.losses import CrossEntropyLoss as PixelLoss
+from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmattn.engine.precision import keep_in_float32, widened
+import common
+from mmattn.engine.precision import AmpOptimWrapper, keep_in_float32, widened
+from tests.conftest import ROOT
+
+BOTH = pytest.mark.parametrize('low', [torch.bfloat16, torch.float16], ids=str)
 
 
 def test_weights_stay_in_float32_and_products_do_not(runner):
@@ -13,23 +37,39 @@ def test_weights_stay_in_float32_and_products_do_not(runner):
     assert {p.dtype for p in training.model.parameters()} == {torch.float32}
 
 
-def test_what_needs_float32_gets_and_gives_it(monkeypatch):
+@BOTH
+def test_what_needs_float32_gets_and_gives_it(monkeypatch, low):
     seen = []
 
     class Part(nn.Module):
         def forward(self, x, pair=()):
             seen.append([t.dtype for t in (x, *pair)])
-            return [x.bfloat16(), (x.bfloat16(), None)]
+            return [x.to(low), (x.to(low), None)]
 
-    x, whole = torch.ones(1, dtype=torch.bfloat16), torch.ones(1, dtype=int)
-    for room, taken, given in (('mmcv.ops.roi_align', torch.float32, torch.bfloat16),
-                               ('mmseg.models.losses.dice_loss', torch.float32, torch.bfloat16),
-                               ('mmdet.models.dense_heads.rpn_head', torch.bfloat16, torch.float32),
-                               ('mmdet.models.necks.fpn', torch.bfloat16, torch.bfloat16)):
-        monkeypatch.setattr(Part, '__module__', room)
-        part = Part()
-        keep_in_float32(part)
-        one, (other, none) = part(x, pair=(x, whole))
+    class Head(Part):
+        def loss(self):
+            pass
+
+    class Own(Head):
+        """Of another package, derived from a head of mmdet."""
+
+    x, whole = torch.ones(1, dtype=low), torch.ones(1, dtype=int)
+    for room, kind, taken, given in (('mmcv.ops.roi_align', Part, torch.float32, low),
+                                     ('mmseg.models.losses.dice_loss', Part, torch.float32, low),
+                                     ('mmdet.models.dense_heads.rpn_head', Head, low, torch.float32),
+                                     ('mmdet.models.dense_heads.rpn_head', Own, low, torch.float32),
+                                     ('mmdet.models.roi_heads.bbox_heads.bbox_head', Head, low, torch.float32),
+                                     ('mmdet.models.roi_heads.mask_heads.fcn_mask_head', Head, low, torch.float32),
+                                     ('mmseg.models.decode_heads.uper_head', Head, low, torch.float32),
+                                     ('mmseg.models.decode_heads.psp_head', Part, low, low),      # a part of a head
+                                     ('mmdet.models.necks.fpn', Part, low, low)):
+        with monkeypatch.context() as patched:
+            patched.setattr(Head if kind is Own else kind, '__module__', room)
+            part = kind()
+            keep_in_float32(part)
+            keep_in_float32(part)
+        assert len(part._forward_hooks) + len(part._forward_pre_hooks) <= 1
+        one, (other, none) = deepcopy(part)(x, pair=(x, whole))
         assert seen.pop() == [taken, taken, torch.int64]
         assert (one.dtype, other.dtype, none) == (given, given, None)
 
@@ -37,3 +77,88 @@ def test_what_needs_float32_gets_and_gives_it(monkeypatch):
 def test_widening_keeps_what_it_does_not_know():
     text, double = 'a', torch.ones(1, dtype=torch.float64)
     assert widened([text, {'b': double}]) == [text, {'b': double}]
+
+
+@contextmanager
+def watched(*places):
+    """The dtypes of the floating-point tensors that functions are called with, by name."""
+    seen = {}
+
+    def watch(name, function):
+        def call(*args, **kwargs):
+            parts = [*args, *kwargs.values()]
+            tensors = [t for part in parts for t in (part if isinstance(part, (list, tuple)) else [part])]
+            seen.setdefault(name, set()).update(t.dtype for t in tensors if isinstance(t, torch.Tensor) and
+                                                t.is_floating_point())
+            return function(*args, **kwargs)
+        return call
+
+    patches = [patch.object(owner, name, watch(f'{owner.__name__}.{name}', getattr(owner, name)))
+               for owner, name in places]
+    for one in patches:
+        one.start()
+    try:
+        yield seen
+    finally:
+        for one in patches:
+            one.stop()
+
+
+def train_step_in_bfloat16(name, samples, image_size):
+    """Losses of a training step of a demo's model, and of a test step, as under the optimizer wrapper."""
+    torch.manual_seed(0)
+    cfg = Config.fromfile(ROOT / 'configs' / 'demo' / f'{name}.py')
+    model = common.build_model(cfg).train()
+    inputs = torch.randn(len(samples), 3, *image_size)
+    # on a machine without a GPU, MMEngine's wrapper is built as if there were one, and bfloat16 stands in
+    with (patch.object(amp_optimizer_wrapper, 'is_cuda_available', lambda: True),
+          pytest.warns(UserWarning, match='cuda')):
+        wrapper = AmpOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=0.1), dtype='bfloat16')
+    with wrapper.optim_context(model):
+        losses = model.loss(inputs, samples)
+        model.eval()
+        with torch.no_grad():
+            model.predict(inputs, samples)
+    total = sum(value.sum() for key, values in losses.items() if 'loss' in key
+                for value in (values if isinstance(values, list) else [values]))
+    total.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    return losses
+
+
+def test_a_two_stage_detector_is_float32_where_mmdet_2_was():
+    size = (64, 80)
+    samples = []
+    for _ in range(2):
+        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size,
+                                             scale_factor=(1., 1.)))
+        masks = torch.zeros(1, *size, dtype=torch.uint8)
+        masks[:, 10:40, 10:50] = 1
+        sample.gt_instances = InstanceData(bboxes=torch.tensor([[10., 10., 50., 40.]]), labels=torch.tensor([1]),
+                                           masks=BitmapMasks(masks.numpy(), *size))
+        samples.append(sample)
+    places = [(SingleRoIExtractor, 'forward'), (RoIAlign, 'forward'), (DeltaXYWHBBoxCoder, 'decode'),
+              (CrossEntropyLoss, 'forward'), (L1Loss, 'forward'), (RPNHead, '_predict_by_feat_single'),
+              (RPNHead, 'loss_by_feat'), (BBoxHead, 'loss_and_target'), (BBoxHead, '_predict_by_feat_single'),
+              (FCNMaskHead, 'loss_and_target'), (FCNMaskHead, '_predict_by_feat_single')]
+    low = []
+    with watched(*places) as seen, patch.object(nn.Linear, 'forward', lambda self, x: low.append(
+            nn.functional.linear(x, self.weight, self.bias)) or low[-1]):
+        losses = train_step_in_bfloat16('mask-rcnn_dat_scenes', samples, size)
+    assert seen == {f'{owner.__name__}.{name}': {torch.float32} for owner, name in places}
+    assert torch.bfloat16 in {x.dtype for x in low}         # the products are not
+    assert {value.dtype for values in losses.values() for value in (values if isinstance(values, list) else [values])
+            } == {torch.float32}
+
+
+def test_logits_of_a_segmentor_are_resized_in_float32_as_in_mmseg_0():
+    size, samples = (64, 80), []
+    for _ in range(2):
+        sample = SegDataSample(metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size))
+        sample.gt_sem_seg = PixelData(data=torch.randint(5, (1, *size)))
+        samples.append(sample)
+    with watched((PixelLoss, 'forward'), (decode_head, 'resize'), (uper_head, 'resize')) as seen:
+        train_step_in_bfloat16('upernet_dat_scenes', samples, size)
+    assert seen['CrossEntropyLoss.forward'] == {torch.float32}
+    assert seen['mmseg.models.decode_heads.decode_head.resize'] == {torch.float32}
+    assert seen['mmseg.models.decode_heads.uper_head.resize'] == {torch.bfloat16}       # of features

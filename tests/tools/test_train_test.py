@@ -241,14 +241,15 @@ def test_mixed_precision(monkeypatch, capsys, gpu):
         cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(lr=1)) | recipe))
         train.choose_precision(cfg, wanted)
         return cfg.optim_wrapper
-    recipe = dict(type='AmpOptimWrapper', loss_scale=512.)
+    recipe = dict(type='mmattn.AmpOptimWrapper', loss_scale=512.)
     bf16, fp32 = (dict(type=kind, optimizer=dict(lr=1)) for kind in ('mmattn.BFloat16OptimWrapper', 'OptimWrapper'))
     assert chosen(None) == fp32
     assert chosen('bf16') == chosen('bf16', **recipe) == bf16
     assert capsys.readouterr().out == ''
     if gpu:
         assert chosen(None, **recipe) == dict(optimizer=dict(lr=1), **recipe)
-        assert chosen('fp16', **recipe) == dict(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic',
+        assert chosen(None, type='AmpOptimWrapper').type == 'AmpOptimWrapper'       # MMEngine's own, as it is
+        assert chosen('fp16', **recipe) == dict(type='mmattn.AmpOptimWrapper', dtype='float16', loss_scale='dynamic',
                                                 optimizer=dict(lr=1))
         monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda: False)
         monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Old One')
