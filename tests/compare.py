@@ -31,10 +31,12 @@ def check_trains(outs, tensors):
 
 
 class largest_tensor(TorchDispatchMode):
-    """Inside this context, `numel` is the size of the largest tensor that any operation gave."""
+    """Inside this context, `numel` is the size of the largest tensor that any operation gave, of views that of what they
+    look at."""
     numel = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        self.numel = max([self.numel, *(t.numel() for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
+        self.numel = max([self.numel, *(min(t.numel(), t.untyped_storage().nbytes() // t.itemsize)
+                                        for t in tree_leaves(out) if isinstance(t, torch.Tensor))])
         return out

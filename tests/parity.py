@@ -131,11 +131,14 @@ def biformer_stl_backbone(c):
 
 
 def crossformer_backbone(c):
+    conditional = c.get('use_cpe', False)
     arch = [dict(
         embed_dims=c['embed_dim'] * 2 ** i, num_heads=c['num_heads'][i], blocks=('SL' * depth)[:depth],
         group_size=c['group_size'][i], interval=c['crs_interval'][i], qkv_bias=c['qkv_bias'],
-        adaptive_interval=c['adaptive_interval'], position='conditional' if c.get('use_cpe') else 'dynamic',
-        position_rows=c['img_size'][0] // c['patch_size'][0] // 2 ** i, mlp_ratio=c['mlp_ratio'], cooling=c['use_acl'],
+        adaptive_interval=c.get('adaptive_interval', False), far_groups=c.get('far_groups', 'block'),
+        position='conditional' if conditional else 'dynamic',
+        position_rows=c['img_size'][0] // c['patch_size'][0] // 2 ** i if conditional else None,
+        mlp_ratio=c['mlp_ratio'], cooling=c.get('use_acl', False),
     ) for i, depth in enumerate(c['depths'])]
     backbone = CrossFormer(arch, c['in_chans'], c['patch_size'], c['merge_size'][0])
     return Subject(backbone, crossformer.translate, lambda x: {f'stage{i}': out for i, out in enumerate(backbone(x))})

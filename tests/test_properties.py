@@ -229,7 +229,7 @@ pair = st.integers(1, 16) | st.tuples(st.integers(1, 16), st.integers(1, 16))
 deformable = dict(
     stride=st.integers(1, 9), offset_kernel_size=st.integers(1, 9), offset_range_factor=st.floats(-3, 6),
     offsets=st.booleans(), position_bias=st.sampled_from(POSITION_BIASES))
-grouped = dict(group_size=st.integers(1, 9), qkv_bias=st.booleans(),
+grouped = dict(group_size=st.integers(1, 9), qkv_bias=st.booleans(), far_groups=st.sampled_from(['map', 'block']),
                position_bias=st.sampled_from(['dynamic', 'table', 'none']))
 routing = dict(
     scale=st.none() | st.floats(0.1, 2), out_proj=st.booleans(), kv_sampling=st.sampled_from(KV_SAMPLINGS),
@@ -533,6 +533,7 @@ def test_what_was_not_finite(family, arguments, options):
     ('LocalAttention', HEADS | dict(window_size=2.5), 'window_size'),
     ('LocalAttention', HEADS | dict(shift_size=1.5), 'shift_size'),
     ('LongDistanceAttention', HEADS | dict(interval=None), 'interval'),
+    ('LongDistanceAttention', HEADS | dict(far_groups=None), 'far_groups'),
     ('NeighborhoodAttention', HEADS | dict(kernel_size=None), 'kernel_size'),
     ('ShiftedWindowAttention', HEADS | dict(window_size=None), 'window_size'),
     ('ShortDistanceAttention', HEADS | dict(group_size=True), 'group_size'),

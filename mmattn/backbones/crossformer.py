@@ -32,6 +32,7 @@ class CrossFormerStage:
         group_size (int | Sequence[int]): side of a group in tokens, of all blocks or of each (progressive group size).
         interval (int): pixels between the tokens of a far group.
         adaptive_interval (bool): an interval by the size of the map instead, see `LongDistanceAttention`.
+        far_groups (str): 'map' or 'block', whether far groups reach over the whole map, see `LongDistanceAttention`.
         position (str): 'dynamic', 'table' or 'none' for a position bias (see `ShortDistanceAttention`); 'conditional'
             for no bias but a position encoding before attention.
         position_rows (int | None): 'conditional' with a kernel per row, see `ConditionalPositionEncoding`.
@@ -46,6 +47,7 @@ class CrossFormerStage:
     group_size: int = 7
     interval: int = 8
     adaptive_interval: bool = False
+    far_groups: str = 'map'
     position: str = 'dynamic'
     position_rows: int = None
     mlp_ratio: float = 4.0
@@ -61,6 +63,7 @@ class CrossFormerStage:
                 raise ValueError(f'group_size={group_size!r} must be one for each block of blocks={self.blocks!r}')
             group_size = group_size[index]
         arguments = dict(num_heads=self.num_heads, group_size=group_size, qkv_bias=self.qkv_bias,
+                         far_groups=self.far_groups,
                          position_bias='none' if self.position == 'conditional' else self.position)
         kind = self.blocks[index]
         if kind == 'S':
@@ -120,6 +123,8 @@ class CrossFormer(Pyramid):
         intervals (int | Sequence[int] | None): pixels between the tokens of a far group, in all stages or each; None
             leaves what the stages say.
         adaptive_interval (bool | None): see `LongDistanceAttention`; None leaves what the stages say.
+        far_groups (str | None): 'map' or 'block', see `LongDistanceAttention`; None leaves what the stages say: 'map',
+            as the published detectors and segmentors were trained.
         drop_path_rate (float): stochastic depth of the last block, rising linearly from 0 at the first.
         with_cp (bool): recompute blocks in the backward pass instead of storing them.
         out_norm (bool): layer norm on each returned map; the published detectors and segmentors have none.
@@ -152,10 +157,10 @@ class CrossFormer(Pyramid):
     translate = staticmethod(translate)
 
     def __init__(self, arch='small', in_channels=3, stem_kernel_sizes=(4, 8, 16, 32), downsample_kernel_sizes=(2, 4),
-                 group_sizes=None, intervals=None, adaptive_interval=None, drop_path_rate=0.0, with_cp=False,
-                 out_norm=False, **pyramid):
+                 group_sizes=None, intervals=None, adaptive_interval=None, far_groups=None, drop_path_rate=0.0,
+                 with_cp=False, out_norm=False, **pyramid):
         specs = resolve_stages(arch, self.arch_zoo, CrossFormerStage, group_size=group_sizes, interval=intervals,
-                               adaptive_interval=adaptive_interval)
+                               adaptive_interval=adaptive_interval, far_groups=far_groups)
         dims = [spec.embed_dims for spec in specs]
         rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))
         super().__init__(
@@ -175,13 +180,14 @@ class CrossFormerPlusPlus(CrossFormer):
 
     Args:
         arch (str | Sequence[dict]): 'small', 'base', 'large', or a list of four dicts with the fields of
-            `CrossFormerStage`. The named ones have the groups and intervals of the published classifiers; the
-            published detectors and segmentors have `group_sizes=(7, 7, 7, 7), intervals=(8, 4, 2, 1)`.
+            `CrossFormerStage`. The named ones have the groups and intervals of the published classifiers, in blocks as
+            in the code that came with these; the published detectors and segmentors have others, and
+            `far_groups='map'` (see configs/crossformer).
         others: as in `CrossFormer`.
 
     Shapes, errors:
         as in `CrossFormer`.
     """
 
-    arch_zoo = {name: _arch(dims, (2, 2, 18, 2), (4, 4, 14, 7), (4, 2, 1, 1), cooling=True)
+    arch_zoo = {name: _arch(dims, (2, 2, 18, 2), (4, 4, 14, 7), (4, 2, 1, 1), far_groups='block', cooling=True)
                 for name, dims in (('small', 64), ('base', 96), ('large', 128))}

@@ -42,7 +42,7 @@ def resolve_stages(arch, presets, record, **overrides):
     for field, values in overrides.items():
         if values is None:
             continue
-        if not isinstance(values, Sequence):
+        if isinstance(values, str) or not isinstance(values, Sequence):
             values = [values] * len(stages)
         check_per_stage(field, values, len(stages))
         for stage, value in zip(stages, values):

@@ -1,21 +1,17 @@
 import math
 
-from einops import rearrange
 from torch import nn
 
 from mmattn.layers.checks import check_at_least, check_choice, check_divides, check_map
 from mmattn.layers.position import DynamicPositionBias, PositionBiasTable
-from mmattn.layers.projection import split_linear
-from mmattn.ops.attention import attention_in_blocks
 from mmattn.ops.grouped import grouped_attention
-from mmattn.ops.partition import relative_bias
 
 
 class ShortDistanceAttention(nn.Module):
     """Short distance attention (SDA; CrossFormer, Wang et al., ICLR 2022, section 3.2): multi-head attention inside
     near groups, windows of group_size x group_size tokens, with a bias by relative position.
 
-    Any map size: border groups are smaller. A map with a side of at most `group_size` is one group.
+    Any map size: border groups are smaller.
 
     Args:
         embed_dims (int): channels C.
@@ -24,21 +20,27 @@ class ShortDistanceAttention(nn.Module):
         qkv_bias (bool): whether the projections to queries, keys and values have a bias.
         position_bias (str): 'dynamic', from the displacement by a network (DPB, eq. 2); 'table', a parameter per
             displacement; 'none'.
+        far_groups (str): how far groups lie, and with them the groups of a map with a side of at most `group_size`,
+            which has near groups only. 'map', as in the release of 2021 that the published models were trained with:
+            such a map has near groups as wide as its shorter side. 'block', as in the code of 2023: it is one group.
 
     Shapes:
         (B, C, H, W) -> (B, C, H, W)
 
     Raises:
-        ValueError: heads that do not divide the channels, an unknown position bias, sizes below 1.
+        ValueError: heads that do not divide the channels, an unknown position bias or kind of far groups, sizes
+            below 1.
     """
 
-    def __init__(self, embed_dims, num_heads, group_size=7, qkv_bias=True, position_bias='dynamic'):
+    def __init__(self, embed_dims, num_heads, group_size=7, qkv_bias=True, position_bias='dynamic', far_groups='map'):
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
         check_choice('position_bias', position_bias, ('dynamic', 'table', 'none'))
+        check_choice('far_groups', far_groups, ('map', 'block'))
         check_at_least('group_size', group_size, 1)
         self.num_heads = num_heads
         self.group_size = group_size
+        self.far_groups = far_groups
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims, bias=qkv_bias)
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.position_bias = None
@@ -49,39 +51,26 @@ class ShortDistanceAttention(nn.Module):
 
     def forward(self, x):
         check_map(x, self.proj.in_features, self.proj.weight.dtype)
-        size = tuple(x.shape[2:])
-        x = x.permute(0, 2, 3, 1)
-        group, interval = self.groups(size)
-        if group == size:
-            out = self._one_group(x, size)
-        else:
-            bias = relative_bias(self.table(group, x), group).unflatten(2, group).unflatten(1, group)
-            out = grouped_attention(x, (self.qkv.weight, self.qkv.bias), (self.proj.weight, self.proj.bias), bias,
-                                    self.num_heads, interval)
+        group, interval = self.groups(tuple(x.shape[2:]))
+        out = grouped_attention(x.permute(0, 2, 3, 1), (self.qkv.weight, self.qkv.bias),
+                                (self.proj.weight, self.proj.bias), self.table(group, x), self.num_heads, interval)
         return out.permute(0, 3, 1, 2)
 
     def groups(self, size):
         """The groups of a map of `size` (H, W): (height, width) of one in tokens, and pixels between its tokens."""
-        if min(size) <= self.group_size:
-            return tuple(size), 1
-        return (self.group_size, self.group_size), self._interval(size)
+        shorter = min(size)
+        if shorter > self.group_size:
+            return self._groups(size)
+        return ((shorter, shorter) if self.far_groups == 'map' else tuple(size)), 1
 
-    def _interval(self, size):
-        return 1
+    def _groups(self, size):
+        return (self.group_size, self.group_size), 1
 
     def table(self, size, like):
         """(h, 2 gy - 1, 2 gx - 1) bias of each displacement in a group of `size`."""
         if self.position_bias is None:
             return like.new_zeros(self.num_heads, 2 * size[0] - 1, 2 * size[1] - 1)
         return self.position_bias(size)
-
-    def _one_group(self, x, size):
-        """The whole map as one group, a few queries at a time: a long strip has many tokens."""
-        table = self.table(size, x)
-        q, k, v = (rearrange(t, 'b y x (h d) -> b h (y x) d', h=self.num_heads)
-                   for t in split_linear(self.qkv, x, [x.shape[-1]] * 3))
-        out = attention_in_blocks(q, k, v, lambda queries: relative_bias(table, size, queries)[None])
-        return self.proj(rearrange(out, 'b h (y x) d -> b y x (h d)', y=size[0]))
 
 
 class LongDistanceAttention(ShortDistanceAttention):
@@ -93,6 +82,9 @@ class LongDistanceAttention(ShortDistanceAttention):
         interval (int): pixels from one token of a group to the next.
         adaptive_interval (bool): as many as make `group_size` tokens span the longer side of the map, whatever
             `interval` says.
+        far_groups (str): 'map': a far group reaches over the whole map and has H / interval x W / interval tokens,
+            rounded up. 'block': over a block of group_size * interval pixels, with group_size x group_size tokens. Both
+            are the same where one block covers the map. Small maps as in `ShortDistanceAttention`.
 
     Shapes, errors:
         as in `ShortDistanceAttention`.
@@ -104,5 +96,8 @@ class LongDistanceAttention(ShortDistanceAttention):
         self.interval = interval
         self.adaptive_interval = adaptive_interval
 
-    def _interval(self, size):
-        return math.ceil(max(size) / self.group_size) if self.adaptive_interval else self.interval
+    def _groups(self, size):
+        interval = math.ceil(max(size) / self.group_size) if self.adaptive_interval else self.interval
+        if self.far_groups == 'block':
+            return (self.group_size, self.group_size), interval
+        return tuple(math.ceil(side / interval) for side in size), interval

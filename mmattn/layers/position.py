@@ -11,8 +11,6 @@ class DynamicPositionBias(nn.Module):
     """Dynamic position bias (DPB; CrossFormer, Wang et al., ICLR 2022, eq. 2): a small network from the displacement
     of a query from a key to the bias of each head, for groups of any size.
 
-    Outside training, without gradients, the biases of the last sizes are kept until a parameter changes.
-
     Args:
         embed_dims (int): hidden channels.
         num_heads (int): heads h.
@@ -28,19 +26,8 @@ class DynamicPositionBias(nn.Module):
         for out_dims in (embed_dims, embed_dims, num_heads):
             layers += [nn.LayerNorm(embed_dims), nn.ReLU(), nn.Linear(embed_dims, out_dims)]
         self.net = nn.Sequential(*layers)
-        self._kept = {}
 
     def forward(self, size):
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._table(size)
-        version = tuple((id(p), p._version, p.device, p.dtype) for p in self.parameters())
-        if self._kept.get('version') != version or len(self._kept) > 8:
-            self._kept = {'version': version}
-        if size not in self._kept:
-            self._kept[size] = self._table(size)
-        return self._kept[size]
-
-    def _table(self, size):
         weight = self.net[0].weight
         y, x = (torch.arange(1 - side, side, device=weight.device, dtype=weight.dtype) for side in size)
         displacement = torch.stack(torch.meshgrid(y, x, indexing='ij'), -1)

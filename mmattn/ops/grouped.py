@@ -4,6 +4,7 @@ groups take every `interval`-th token.
 Shapes: B batch, (H, W) map, C channels, h heads, d = C / h, r groups of n = y x tokens.
 """
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,24 +13,27 @@ from torch.autograd.function import once_differentiable
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
 from mmattn.ops.backend import choose_backend
-from mmattn.ops.partition import group_views
+from mmattn.ops.partition import bias_windows, group_views, sum_antidiagonals
 
 BACKEND_VARIABLE = 'MMATTN_GROUPED_ATTENTION'
-BLOCK_LOGITS = {'cpu': 2 ** 20}     # of a few groups, about what caches hold; 2 ** 26 elsewhere
+BLOCK = {'cpu': 2 ** 20}        # logits at a time, about what caches hold; 2 ** 26 elsewhere
+QUERIES = 64                    # of a group at a time, at least, so that the groups of a block share its bias
 
 
-def grouped_attention(x, qkv, proj, bias, num_heads, interval=1, backend=None):
+def grouped_attention(x, qkv, proj, table, num_heads, interval=1, backend=None):
     """Self-attention of every token to the tokens of its group, with its projections.
 
     Groups at the bottom and right have fewer tokens where the map is no multiple of a group: the same as completing
     the map with zeros that no one attends to. A few groups at a time are read out of the map, projected, attended and
-    written back, and again in the backward pass, so that only the input is kept.
+    written back, a few rows of queries after the other where groups are large, and again in the backward pass: kept
+    are the input and what attention gives, and of the bias and the logits there is a block at a time.
 
     Args:
         x (Tensor): (B, H, W, C).
         qkv (tuple[Tensor, Tensor | None]): (3 C, C) weight and (3 C,) bias that make queries, keys and values.
         proj (tuple[Tensor, Tensor | None]): (C, C) weight and (C,) bias of the output.
-        bias (Tensor): (h, gy, gx, gy, gx) added to the logit of a query and a key at their places in a group.
+        table (Tensor): (h, 2 gy - 1, 2 gx - 1) for groups of (gy, gx) tokens: what is added to a logit, by the
+            displacement query - key in tokens; the middle is displacement zero.
         num_heads (int): heads h, divides C.
         interval (int): pixels from one token of a group to the next; 1 for near groups.
         backend (str | None): 'views', or 'reference' for the plain formula, which is never chosen by itself but where a
@@ -43,58 +47,110 @@ def grouped_attention(x, qkv, proj, bias, num_heads, interval=1, backend=None):
     """
     name = choose_backend(['views'], lambda name: [], BACKEND_VARIABLE, backend, ('reference',))
     if name == 'reference' or torch.compiler.is_compiling():      # views of strides of their own cannot be traced
-        return reference.grouped_attention(x, qkv, proj, bias, num_heads, interval)
-    return _GroupedAttention.apply(x, bias, *qkv, *proj, num_heads, interval)
+        return reference.grouped_attention(x, qkv, proj, table, num_heads, interval)
+    if table.shape[2] > table.shape[1]:     # of wide groups, the gradient of the bias would take more memory
+        out = _GroupedAttention.apply(x.transpose(1, 2), table.mT, *qkv, *proj, num_heads, interval)
+        return out.transpose(1, 2)
+    return _GroupedAttention.apply(x, table, *qkv, *proj, num_heads, interval)
 
 
 class _GroupedAttention(torch.autograd.Function):
+    """Keys and values of a group are counted from the last, see `bias_windows`."""
 
     @staticmethod
-    def forward(ctx, x, bias, *args):
+    def forward(ctx, x, table, *args):
         *projections, num_heads, interval = args
-        ctx.save_for_backward(x, bias, *projections)
-        ctx.heads_and_interval = num_heads, interval
         device = x.device.type
-        ctx.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        qkv_weight, qkv_bias, proj_weight, proj_bias = _cast(projections, ctx.dtype)
-        out = torch.empty_like(x, dtype=ctx.dtype)
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        qkv_weight, qkv_bias, proj_weight, proj_bias = _cast(projections, dtype)
+        values, out = (torch.empty_like(x, dtype=dtype) for _ in range(2))
         with torch.autocast(device, enabled=False):
-            for part, (x_part, out_part) in _blocks(bias, interval, x, out):
-                tokens = _tokens(x_part).to(ctx.dtype)
-                qkv = _by_head(F.linear(tokens, qkv_weight, qkv_bias), x_part, num_heads)
-                values = attention(*qkv, _matrix(bias[part])[None])
-                values = F.linear(values.transpose(1, 2).reshape(tokens.shape), proj_weight, proj_bias)
-                out_part.copy_(values.view(out_part.shape))
+            for part, (x_part, values_part, out_part) in _blocks(table, interval, x, values, out):
+                q, k, v = _by_head(F.linear(_tokens(x_part).to(dtype), qkv_weight, qkv_bias), x_part, num_heads)
+                k, v = k.flip(2), v.flip(2)
+                bias = bias_windows(table[part], x_part.shape[5:7])
+                attended = [attention(q[:, :, block.queries], k, v, block.of(bias).flatten(3).flatten(1, 2)[None])
+                            for block in _query_blocks(bias, 1)]
+                attended = torch.cat(attended, 2).transpose(1, 2).reshape(-1, x.shape[-1])              # (r n, C)
+                values_part.copy_(attended.view(x_part.shape))
+                out_part.copy_(F.linear(attended, proj_weight, proj_bias).view(x_part.shape))
+        ctx.save_for_backward(x, table, values, *projections)
+        ctx.heads_and_interval = num_heads, interval
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out):
-        x, bias, *projections = ctx.saved_tensors
+        x, table, values, *projections = ctx.saved_tensors
         num_heads, interval = ctx.heads_and_interval
+        dtype, wide = values.dtype, torch.promote_types(values.dtype, torch.float32)
         scale = (x.shape[-1] // num_heads) ** -0.5
-        qkv_weight, qkv_bias, proj_weight, _ = _cast(projections, ctx.dtype)
-        grad_x, grad_bias = torch.empty_like(x), torch.zeros_like(bias)
+        qkv_weight, qkv_bias, proj_weight, _ = _cast(projections, dtype)
+        grad_x = torch.empty_like(x)
         grads = [None if t is None else torch.zeros_like(t) for t in projections]
-        for part, (x_part, grad_x_part, grad_part) in _blocks(bias, interval, x, grad_x, grad_out):
-            tokens, grad = _tokens(x_part).to(ctx.dtype), _tokens(grad_part)
-            q, k, v = (t.contiguous() for t in _by_head(F.linear(tokens, qkv_weight, qkv_bias), x_part, num_heads))
-            logits = (_exact(q) @ _exact(k).mT).mul_(scale).add_(_matrix(bias[part]))               # (r, h, n, n)
-            weights = logits.softmax(-1)
-            low = weights.to(ctx.dtype)
-            _accumulate(grads[2:], grad, (low @ v).transpose(1, 2).reshape(tokens.shape))
-            grad_values = (grad @ proj_weight).view(len(q), q.shape[2], *q.shape[1::2]).transpose(1, 2).contiguous()
-            grad_logits = (grad_values @ v.mT).to(weights.dtype)
-            grad_logits = grad_logits.sub_((grad_logits * weights).sum(-1, keepdim=True)).mul_(weights)
-            grad_bias[part] += grad_logits.sum(0).view_as(bias[part])
-            grad_logits = grad_logits.mul_(scale).to(ctx.dtype)
-            grad_qkv = tokens.new_empty(len(tokens), 3 * tokens.shape[1])
-            for target, value in zip(_by_head(grad_qkv, x_part, num_heads),
-                                     (grad_logits @ k, grad_logits.mT @ q, low.mT @ grad_values)):
-                target.copy_(value)
+        columns = table.shape[2] // 2 + 1
+        grad_bias = table.new_zeros(*table.shape[:2], columns, columns, dtype=wide)     # (h, 2 gy - 1, qx, kx)
+        for part, (x_part, values_part, grad_x_part, grad_part) in _blocks(table, interval, x, values, grad_x,
+                                                                           grad_out):
+            tokens, grad = _tokens(x_part).to(dtype), _tokens(grad_part)
+            _accumulate(grads[2:], grad, _tokens(values_part))
+            q, k, v = _by_head(F.linear(tokens, qkv_weight, qkv_bias), x_part, num_heads)               # (r, h, n, d)
+            q, k, v = (q * scale).contiguous(), k.flip(2).contiguous(), v.flip(2).contiguous()
+            grad = _by_head(grad @ proj_weight, x_part, num_heads)[0].contiguous()
+            grad_q = torch.empty_like(q)
+            grad_k, grad_v = (torch.zeros_like(t, dtype=wide) for t in (k, v))
+            bias = bias_windows(table[part], x_part.shape[5:7])
+            for block in _query_blocks(bias, len(q)):
+                at = slice(None), slice(None), block.queries
+                by_place = len(q), *block.of(bias).shape                                    # (r, h, qy, qx, ky, kx)
+                logits, weights = grad_k.new_empty(2, *q[at].shape[:3], q.shape[2])         # (r, h, m, n)
+                logits.view(by_place).copy_(block.of(bias))
+                torch.softmax(_add_product(logits, q[at].to(wide), k.mT.to(wide)), -1, out=weights)
+                _add_product(grad_v, weights.to(dtype).mT, grad[at])
+                grad_logits = torch.matmul(grad[at].to(wide), v.mT.to(wide), out=logits).mul_(weights)
+                grad_logits.addcmul_(weights, grad_logits.sum(-1, keepdim=True), value=-1)
+                _add_bias_gradient(grad_bias, grad_logits.view(by_place), block)
+                grad_logits = grad_logits.to(dtype)
+                grad_q[at] = grad_logits @ k
+                _add_product(grad_k, grad_logits.mT, q[at])
+            grad_qkv = torch.stack([grad_q * scale, grad_k.flip(2), grad_v.flip(2)], 3)             # (r, h, n, 3, d)
+            grad_qkv = grad_qkv.permute(0, 2, 3, 1, 4).reshape(len(tokens), len(qkv_weight)).to(dtype)
             _accumulate(grads[:2], grad_qkv, tokens)
             grad_x_part.copy_((grad_qkv @ qkv_weight).view(grad_x_part.shape))
-        return grad_x, grad_bias, *grads, None, None
+        return grad_x, sum_antidiagonals(grad_bias).to(table.dtype), *grads, None, None
+
+
+@dataclass
+class _QueryBlock:
+    rows: slice         # of the queries of a group: whole rows, or a part of one
+    columns: slice
+    queries: slice      # the same, counted in queries
+
+    def of(self, bias):
+        """Their part of a bias (h, gy, gx, gy, gx)."""
+        return bias[:, self.rows, self.columns]
+
+
+def _query_blocks(bias, groups):
+    """The queries of a few groups with a bias (h, gy, gx, gy, gx), as many at a time as make a block of logits."""
+    height, width = bias.shape[1:3]
+    count = max(1, _block(bias.device.type) // max(1, groups * len(bias) * height * width))
+    rows, columns = max(1, count // width), min(count, width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        for left in range(0, width, columns):
+            right = min(left + columns, width)
+            yield _QueryBlock(slice(top, bottom), slice(left, right),
+                              slice(top * width + left, (bottom - 1) * width + right))
+
+
+def _add_bias_gradient(target, grad, block):
+    """Add that of a few groups (r, h, qy, qx, ky, kx) to what is summed up by displacement in y, and by query and key
+    in x: (h, 2 gy - 1, gx, gx)."""
+    height, width = grad.shape[4:]
+    top = target.shape[1] // 2 + 1 - height + block.rows.start
+    for i, row in enumerate(grad.unbind(2)):
+        target[:, top + i:top + i + height, block.columns, -width:] += row.sum(0).transpose(1, 2)
 
 
 def _tokens(view):
@@ -102,10 +158,19 @@ def _tokens(view):
     return view.reshape(-1, view.shape[-1])
 
 
-def _by_head(qkv, view, num_heads):
-    """(r n, 3 C) of the groups of a view -> queries, keys and values (r, h, n, d), without a copy."""
-    count = view.shape[5] * view.shape[6]
-    return qkv.unflatten(1, (3, num_heads, -1)).unflatten(0, (len(qkv) // count, count)).permute(2, 0, 3, 1, 4)
+def _by_head(tokens, view, num_heads):
+    """(r n, p C) of the groups of a view -> p parts (r, h, n, d), for example queries, keys and values; no copy."""
+    count, channels = view.shape[5:7].numel(), view.shape[7]
+    parts = tokens.unflatten(1, (-1, num_heads, channels // num_heads))
+    return parts.unflatten(0, (len(tokens) // count, count)).permute(2, 0, 3, 1, 4)
+
+
+def _add_product(target, a, b):
+    """Add a (r, h, m, k) @ b (r, h, k, n) to the target, which may have a wider dtype."""
+    if a.dtype != target.dtype:
+        return target.add_(a @ b)
+    target.flatten(0, 1).baddbmm_(a.flatten(0, 1), b.flatten(0, 1))
+    return target
 
 
 def _accumulate(grads, grad, x):
@@ -120,22 +185,13 @@ def _cast(tensors, dtype):
     return [None if t is None else t.to(dtype) for t in tensors]
 
 
-def _exact(x):
-    """Float32 at least: products of float16 overflow, those of bfloat16 lose what tells logits apart."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _matrix(bias):
-    """(h, y, x, y, x) -> (h, n, n)."""
-    return bias.flatten(3).flatten(1, 2)
-
-
-def _blocks(bias, interval, *maps):
-    """A few groups of equal shape at a time: the part of `bias` for them, and their views into each of `maps`."""
-    for views in zip(*(group_views(t, bias.shape[1:3], interval) for t in maps)):
-        rows, columns = views[0].shape[5:7]
-        part = slice(None), slice(rows), slice(columns), slice(rows), slice(columns)
-        limit = BLOCK_LOGITS.get(maps[0].device.type, 2 ** 26) // (len(bias) * (rows * columns) ** 2)
+def _blocks(table, interval, *maps):
+    """A few groups of equal shape at a time: the part of `table` for them, and their views into each of `maps`."""
+    whole = [side // 2 + 1 for side in table.shape[1:]]
+    for views in zip(*(group_views(t, whole, interval) for t in maps)):
+        part = slice(None), *(slice(most - side, most + side - 1) for most, side in zip(whole, views[0].shape[5:7]))
+        tokens = views[0].shape[5:7].numel()
+        limit = _block(maps[0].device.type) // (len(table) * tokens * min(tokens, QUERIES))
         for block in _split(views, max(1, limit)):
             yield part, block
 
@@ -150,3 +206,7 @@ def _split(views, limit):
     axis = next(i for i, n in enumerate(leading) if n > 1)
     for parts in zip(*(t.split(max(1, limit * leading[axis] // count), axis) for t in views)):
         yield from _split(parts, limit)
+
+
+def _block(device):
+    return BLOCK.get(device, 2 ** 26)

@@ -116,17 +116,35 @@ def relative_position_index(window, device=None):
     return relative_bias(torch.arange(sides[0] * sides[1], device=device).view(1, *sides), window)[0]
 
 
-def relative_bias(table, size, queries=slice(None)):
+def relative_bias(table, size):
     """Bias of every query and key of a group, from a table by displacement.
 
     Args:
         table (Tensor): (h, 2 gy - 1, 2 gx - 1), by query - key; the middle is displacement zero.
         size (tuple[int, int]): (gy, gx) of the group.
-        queries (slice): which queries, of all N = gy gx row by row.
 
     Returns:
-        Tensor: (h, n, N) for n queries.
+        Tensor: (h, N, N) for the N = gy gx queries and keys, row by row.
     """
-    y, x = torch.meshgrid(*(torch.arange(n, device=table.device) for n in size), indexing='ij')
-    y, x = y.flatten(), x.flatten()
-    return table[:, y[queries, None] - y + size[0] - 1, x[queries, None] - x + size[1] - 1]
+    return bias_windows(table, size).flip(3, 4).flatten(3).flatten(1, 2)
+
+
+def bias_windows(table, size):
+    """The same bias without a copy, for keys that are counted from the last: their index and that of a query add up to
+    the displacement, so that each query reads a window of the table.
+
+    Args:
+        table, size: as in `relative_bias`.
+
+    Returns:
+        Tensor: (h, gy, gx, gy, gx), a view of the table.
+    """
+    return table.unfold(1, size[0], 1).unfold(2, size[1], 1)
+
+
+def sum_antidiagonals(x):
+    """(..., n, m) -> (..., n + m - 1): the sum over i + j = 0, 1, ..."""
+    rows, columns = x.shape[-2:]
+    # In rows that are longer by their number and cut one shorter, what lay on an antidiagonal lies in a column.
+    skewed = F.pad(x, (0, rows)).flatten(-2)[..., :rows * (rows + columns - 1)]
+    return skewed.unflatten(-1, (rows, rows + columns - 1)).sum(-2)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from mmattn.ops.partition import pad_to_multiple, window_merge, window_partition
+from mmattn.ops.partition import pad_to_multiple, relative_bias, window_merge, window_partition
 
 
 def attention(q, k, v, bias=None):
@@ -98,20 +98,21 @@ def routed_attention(q, k, v, routes, num_heads, scale, route_weights=None, key_
     return window_merge(torch.cat(out, -1), (size[0] // grid[0], size[1] // grid[1]), size)
 
 
-def grouped_attention(x, qkv, proj, bias, num_heads, interval=1):
+def grouped_attention(x, qkv, proj, table, num_heads, interval=1):
     """Attention inside groups of a map completed with zeros, whose keys are masked, as CrossFormer's code has it;
     arguments as in `mmattn.ops.grouped.grouped_attention`."""
     height, width = x.shape[1:3]
     q, k, v = F.linear(x, *qkv).chunk(3, -1)
-    square = bias.shape[1] * interval, bias.shape[2] * interval
-    names = dict(gy=bias.shape[1], gx=bias.shape[2], iy=interval, ix=interval, h=num_heads)
+    group = [side // 2 + 1 for side in table.shape[1:]]
+    square = [side * interval for side in group]
+    names = dict(gy=group[0], gx=group[1], iy=interval, ix=interval, h=num_heads)
 
     def groups(t):
         return rearrange(pad_to_multiple(t, square),
                          'b (ry gy iy) (rx gx ix) (h d) -> b (ry iy rx ix) h (gy gx) d', **names)
 
     real = groups(q.new_ones(1, height, width, num_heads)).mT > 0                           # (1, G, h, 1, n)
-    out = attention(*(groups(t) for t in (q, k, v)), bias.flatten(3).flatten(1, 2).masked_fill(~real, -1e6))
+    out = attention(*(groups(t) for t in (q, k, v)), relative_bias(table, group).masked_fill(~real, -1e6))
     rows = -(-height // square[0])
     out = rearrange(out, 'b (ry iy rx ix) h (gy gx) d -> b (ry gy iy) (rx gx ix) (h d)', ry=rows, **names)
     return F.linear(out[:, :height, :width], *proj)

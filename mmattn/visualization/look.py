@@ -237,8 +237,6 @@ def _to_pixels(points, size):
 
 def _group_labels(size, group, interval, device):
     labels = torch.zeros(1, *size, 1, dtype=torch.long, device=device)
-    if group == size:
-        return labels[0, ..., 0]
     first = 0
     for view in group_views(labels, group, interval):
         count = view.shape[1:5].numel()

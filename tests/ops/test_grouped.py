@@ -12,11 +12,11 @@ def problem(size, group, dtype=torch.double, with_bias=True):
         return torch.randn(*shape, dtype=dtype, requires_grad=True)
 
     return (leaf(2, *size, 6), (leaf(18, 6), leaf(18) if with_bias else None),
-            (leaf(6, 6), leaf(6) if with_bias else None), leaf(2, *group, *group))
+            (leaf(6, 6), leaf(6) if with_bias else None), leaf(2, *(2 * side - 1 for side in group)))
 
 
-def leaves(x, qkv, proj, bias):
-    return [t for t in (x, *qkv, *proj, bias) if t is not None]
+def leaves(x, qkv, proj, table):
+    return [t for t in (x, *qkv, *proj, table) if t is not None]
 
 
 @pytest.mark.parametrize('size', [(1, 1), (4, 6), (7, 11), (13, 5)])
@@ -28,11 +28,18 @@ def test_equals_the_formula_with_gradients(size, group, interval, with_bias):
     assert_same(grouped_attention(*args, 2, interval), reference.grouped_attention(*args, 2, interval), leaves(*args))
 
 
-@pytest.mark.parametrize('limit', [1, 100, 1000])
-def test_blocks_of_any_size_give_the_same(monkeypatch, limit):
-    args = problem((11, 13), (3, 3))
-    monkeypatch.setitem(grouped.BLOCK_LOGITS, 'cpu', limit)
+@pytest.mark.parametrize('limit', [1, 100, 1000, 10000])
+@pytest.mark.parametrize('group', [(3, 3), (6, 7)])         # seven tokens of a row of the map, the largest groups of it
+def test_blocks_of_any_size_give_the_same(monkeypatch, limit, group):
+    args = problem((11, 13), group)
+    monkeypatch.setitem(grouped.BLOCK, 'cpu', limit)
     assert_same(grouped_attention(*args, 2, 2), reference.grouped_attention(*args, 2, 2), leaves(*args))
+
+
+def test_gradients_are_those_of_differences():
+    x, qkv, proj, table = problem((3, 5), (2, 3))
+    torch.autograd.gradcheck(lambda x, *rest: grouped_attention(x, rest[:2], rest[2:4], rest[4], 2, 2),
+                             (x, *qkv, *proj, table))
 
 
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 3e-2), (torch.float16, 4e-3)])
@@ -48,17 +55,19 @@ def test_autocast_reaches_the_backward_pass_and_comes_close(dtype, tolerance):
         assert (a - b).norm() <= 3 * tolerance * b.norm() + 1e-2
 
 
-def test_nothing_as_large_as_all_logits_and_only_the_input_is_kept(monkeypatch):
-    monkeypatch.setitem(grouped.BLOCK_LOGITS, 'cpu', 2 ** 10)
-    args = problem((32, 32), (8, 8))
+@pytest.mark.parametrize(('group', 'interval'), [((8, 8), 1), ((16, 16), 2)])
+def test_nothing_as_large_as_all_logits_and_two_maps_are_kept(monkeypatch, group, interval):
+    monkeypatch.setitem(grouped.BLOCK, 'cpu', 2 ** 10)
+    args = problem((32, 32), group)
     kept = []
     with largest_tensor() as largest, torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t,
                                                                                lambda t: t):
-        out = grouped_attention(*args, 2)
-    assert sum(t.numel() for t in kept) == sum(t.numel() for t in leaves(*args))
+        out = grouped_attention(*args, 2, interval)
+    assert sum(t.numel() for t in kept) == sum(t.numel() for t in leaves(*args)) + args[0].numel()
     with largest_tensor() as backward:
         out.square().sum().backward()
-    assert max(largest.numel, backward.numel) == args[0].numel()    # all logits would be 2 x 2 x 32 x 32 x 64
+    all_logits = 2 * 2 * 32 * 32 * group[0] * group[1]
+    assert max(largest.numel, backward.numel) < 3 * args[0].numel() < all_logits / 7
 
 
 def test_backend_can_be_forced(monkeypatch):

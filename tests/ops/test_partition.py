@@ -2,11 +2,13 @@ import pytest
 import torch
 
 from mmattn.ops.partition import (
+    bias_windows,
     group_views,
     pad_to_multiple,
     relative_bias,
     relative_position_index,
     shifted_window_regions,
+    sum_antidiagonals,
     window_merge,
     window_partition,
 )
@@ -79,4 +81,18 @@ def test_groups_of_a_part_of_a_map():
 def test_relative_bias_by_hand():
     table = torch.arange(9.).view(1, 3, 3)
     assert relative_bias(table, (2, 2))[0].tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
-    assert relative_bias(table, (2, 2), slice(1, 3))[0].tolist() == [[5, 4, 2, 1], [7, 6, 4, 3]]
+    rectangle = relative_bias(torch.arange(15.).view(1, 3, 5), (2, 3))[0]
+    assert rectangle[1].tolist() == [8, 7, 6, 3, 2, 1]      # query (0, 1), keys row by row
+
+
+def test_windows_of_a_bias_count_keys_from_the_last():
+    table = torch.randn(2, 5, 7)
+    windows = bias_windows(table, (3, 4))
+    assert windows.shape == (2, 3, 4, 3, 4)
+    assert windows.data_ptr() == table.data_ptr()
+    assert torch.equal(windows.flatten(3).flip(3).flatten(1, 2), relative_bias(table, (3, 4)))
+
+
+def test_sum_of_antidiagonals_by_hand():
+    assert sum_antidiagonals(torch.tensor([[1, 2, 3], [10, 20, 30]])).tolist() == [1, 12, 23, 30]
+    assert sum_antidiagonals(torch.tensor([[1], [2]])).tolist() == [1, 2]
