@@ -20,11 +20,13 @@ PROPOSALS, MASKS = 1000, 100
 
 @dataclass
 class Count:
-    """Parameters, multiply-adds, and how many of these are products of attention and bilinear samples."""
+    """Parameters, multiply-adds, and how many of these are products of attention and bilinear samples; beside these,
+    what some count too: biases that convolutions add and outputs of ReLU."""
     parameters: int = 0
     total: int = 0
     attention: int = 0
     sampling: int = 0
+    pointwise: int = 0
 
     def __add__(self, other):
         return Count(*(a + b for a, b in zip(astuple(self), astuple(other))))
@@ -85,17 +87,22 @@ def count_call(module, x):
     """Call a module; returns what it gives, and the Count of what it does, without its parameters."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.modules.conv import _ConvNd
     from torch.utils.flop_counter import FlopCounterMode
 
     from mmattn.layers import NeighborhoodAttention
     aten = torch.ops.aten
     counter = FlopCounterMode(display=False, custom_mapping={
         aten.grid_sampler_2d: lambda *args, out_shape, **kwargs: 2 * 4 * out_shape.numel()})
-    neighborhoods = {}
-    hooks = [layer.register_forward_hook(lambda layer, _, out, name=name: neighborhoods.update({name: (layer, out)}))
+    neighborhoods, pointwise = {}, []
+    hooks = [part.register_forward_hook(lambda part, _, out: pointwise.append(out.numel())) for part in module.modules()
+             if isinstance(part, torch.nn.ReLU) or (isinstance(part, _ConvNd) and part.bias is not None)]
+    hooks += [layer.register_forward_hook(lambda layer, _, out, name=name: neighborhoods.update({name: (layer, out)}))
              for name, layer in module.named_modules() if isinstance(layer, NeighborhoodAttention)]
-    # The dense backend is the formula (its bias is sampled), and products are what the counter knows on every device.
-    with patch.dict(os.environ, MMATTN_DEFORMABLE_ATTENTION='dense'), sdpa_kernel(SDPBackend.MATH), counter:
+    # The dense backend is the formula (its bias is sampled), convolutions of patches complete their kernels with zeros,
+    # and products are what the counter knows on every device.
+    formulas = dict(MMATTN_DEFORMABLE_ATTENTION='dense', MMATTN_CENTRED_CONVOLUTION='reference')
+    with patch.dict(os.environ, formulas), sdpa_kernel(SDPBackend.MATH), counter:
         out = module(x)
     for hook in hooks:
         hook.remove()
@@ -108,7 +115,7 @@ def count_call(module, x):
         ran = flops['.'.join(filter(None, (type(module).__name__, name)))][aten.bmm]
         extra = 4 * seen.numel() * math.prod(sides) - ran
         count += Count(0, extra, extra, 0)
-    return out, Count(*(n // 2 for n in astuple(count)))
+    return out, Count(*(n // 2 for n in astuple(count)[:-1]), sum(pointwise))
 
 
 def main():

@@ -1,11 +1,8 @@
-"""The published multiply-adds of detectors and segmentors, counted again as they seem to have been counted.
+"""The published multiply-adds of detectors and segmentors, counted again as they were counted, or seem to have been.
 
-Neither rule is written anywhere: they fit the published figures. `tools/get_flops.py` counts what is computed.
+`tools/get_flops.py` counts what is computed.
 """
 import math
-
-GROUPS = (7, 7, 7, 7), (8, 4, 2, 1)         # side of a group, interval of far groups
-WIDE_GROUPS = (14, 14, 7, 7), (4, 2, 2, 1)
 
 
 def dat(model, counts, shape):
@@ -15,22 +12,27 @@ def dat(model, counts, shape):
     return sum(part.total - part.attention - part.sampling for part in counts.values()) + deformable // 4
 
 
-def crossformer(model, counts, shape, name):
-    """CrossFormer: linear maps and attention on maps completed to multiples of a group, and the network of the
-    dynamic position bias for every pair of tokens in every group (Semantic FPN with CrossFormer-L lacks these)."""
-    wide = ('_1x_' in name or 'upernet' in name or '-pp-' in name) and 'crossformer-l' not in name
-    backbone = counts['backbone']
-    total = sum(part.total for part in counts.values()) - backbone.attention
-    for (stage, height, width), group, interval in zip(_stages(model, shape), *(WIDE_GROUPS if wide else GROUPS)):
+def crossformer(model, counts, shape):
+    """CrossFormer, as the authors' scripts count: linear maps and products of attention on maps completed to multiples
+    of a group, biases of convolutions and ReLU, no norms."""
+    total = sum(part.total + part.pointwise for name, part in counts.items() if name != 'backbone')
+    total += counts['backbone'].total - counts['backbone'].attention
+    for (stage, height, width) in _stages(model, shape):
         dims = stage.embed_dims
-        hidden = dims // 16
-        network = hidden * (2 + 2 * hidden + stage.num_heads)
-        for block in stage.blocks:
-            span = group * (interval if block == 'L' else 1)
-            tokens = math.ceil(height / span) * math.ceil(width / span) * span ** 2
-            total += 12 * dims ** 2 * (tokens - height * width) + 2 * tokens * group ** 2 * dims
-            if 'crossformer-l_fpn' not in name:
-                total += tokens * group ** 2 * network
+        total += dims * height * width                                          # biases of the embedding
+        for i, kind in enumerate(stage.blocks):
+            attention = stage.attention(i)
+            group, interval = attention.groups((height, width))
+            if kind == 'L' and stage.far_groups == 'map':
+                tokens = math.prod(side * interval for side in group)
+            else:
+                tokens = math.prod(math.ceil(side / (n * interval)) * n * interval
+                                   for side, n in zip((height, width), group))
+            total += 4 * dims ** 2 * (tokens - height * width)                  # projections of what completes the map
+            total += 2 * tokens * math.prod(group) * dims                       # products
+            displacements = math.prod(2 * side - 1 for side in group)
+            total += 3 * displacements * attention.position_bias.net[0].out_features        # ReLU
+            total += dims * height * width * stage.is_cooled(i)                 # biases of the cooling layer
     return total
 
 
@@ -42,5 +44,8 @@ def _stages(model, shape):
     from mmattn.backbones.pyramid import resolve_stages
     family = getattr(backbones, model.backbone.type.partition('.')[2])
     record = DATStage if issubclass(family, backbones.DAT) else CrossFormerStage
-    stages = resolve_stages(model.backbone.arch, family.arch_zoo, record)
+    backbone = model.backbone
+    fields = dict(group_size='group_sizes', interval='intervals', far_groups='far_groups')
+    overrides = {} if record is DATStage else {field: backbone.get(name) for field, name in fields.items()}
+    stages = resolve_stages(backbone.arch, family.arch_zoo, record, **overrides)
     return [(stage, *(math.ceil(side / (4 * 2 ** i)) for side in shape)) for i, stage in enumerate(stages)]
