@@ -6,4 +6,4 @@ model = dict(
     backbone=dict(type='mmattn.BiFormer', arch='small', num_windows=16, drop_path_rate=0.2, norm_eval=True),
     neck=dict(in_channels=[128, 256, 512]))
 optim_wrapper = dict(
-    type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(weight_decay=1e-4), paramwise_cfg=None)
+    type='mmattn.AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(weight_decay=1e-4), paramwise_cfg=None)

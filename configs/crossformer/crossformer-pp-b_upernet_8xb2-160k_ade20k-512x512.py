@@ -1,3 +1,4 @@
+# An assumption, the authors released no config of this model: the recipe of CrossFormer-B.
 _base_ = 'crossformer-pp-s_upernet_8xb2-160k_ade20k-512x512.py'
 model = dict(
     backbone=dict(arch='base', drop_path_rate=0.3),

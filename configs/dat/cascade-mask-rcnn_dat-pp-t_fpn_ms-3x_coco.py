@@ -5,5 +5,5 @@ _base_ = [
 model = dict(
     backbone=dict(type='mmattn.DATPlusPlus', arch='tiny', drop_path_rate=0.1),
     neck=dict(in_channels=[64, 128, 256, 512]))
-optim_wrapper = dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(lr=4e-4))
+optim_wrapper = dict(type='mmattn.AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(lr=4e-4))
 auto_scale_lr = dict(base_batch_size=64)

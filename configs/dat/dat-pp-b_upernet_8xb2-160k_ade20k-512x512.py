@@ -4,4 +4,4 @@ model = dict(
     decode_head=dict(in_channels=[128, 256, 512, 1024]),
     auxiliary_head=dict(in_channels=512))
 optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer={{_base_.optim_wrapper.optimizer}},
-                      paramwise_cfg={{_base_.no_decay}})
+                      paramwise_cfg={{_base_.no_decay_but_heads}})

@@ -6,4 +6,4 @@ model = dict(
     backbone=dict(type='mmattn.DATPlusPlus', arch='tiny', drop_path_rate=0.3),
     decode_head=dict(in_channels=[64, 128, 256, 512]),
     auxiliary_head=dict(in_channels=256))
-optim_wrapper = dict(type='AmpOptimWrapper', loss_scale='dynamic')
+optim_wrapper = dict(type='mmattn.AmpOptimWrapper', loss_scale='dynamic')

@@ -1,2 +1,3 @@
+# An assumption, as that of DAT-T; stochastic depth of DAT++.
 _base_ = 'dat-t_upernet_8xb2-160k_ade20k-512x512.py'
 model = dict(backbone=dict(arch='small', drop_path_rate=0.5))

@@ -1,3 +1,4 @@
+# An assumption, no training of DAT is published: the recipe of DAT++ in float32.
 _base_ = [
     '../_base_/mmattn.py', '../_base_/models/fpn.py', '../_base_/datasets/ade20k.py',
     '../_base_/schedules/adamw_40k_ade20k.py', 'mmseg::_base_/default_runtime.py'

@@ -5,6 +5,6 @@ _base_ = [
 ]
 model = dict(
     backbone=dict(type='mmattn.DATPlusPlus', arch='tiny'),
-    neck=dict(in_channels=[64, 128, 256, 512]))
-optim_wrapper = dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(lr=4e-4))
+    neck=dict(in_channels=[64, 128, 256, 512], start_level=0, add_extra_convs='on_input'))
+optim_wrapper = dict(type='mmattn.AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(lr=4e-4))
 auto_scale_lr = dict(base_batch_size=64)

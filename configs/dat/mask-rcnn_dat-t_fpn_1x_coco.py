@@ -1,5 +1,7 @@
+# An assumption, no training of DAT is published: the rates of Swin, whose detection code that of DAT grew from, and as
+# there multi-scale for 12 epochs too; stochastic depth of DAT++.
 _base_ = [
-    '../_base_/mmattn.py', '../_base_/models/mask-rcnn.py', 'mmdet::_base_/datasets/coco_instance.py',
+    '../_base_/mmattn.py', '../_base_/models/mask-rcnn.py', '../_base_/datasets/coco_instance_ms.py',
     '../_base_/schedules/adamw_1x_coco.py', 'mmdet::_base_/default_runtime.py'
 ]
 model = dict(

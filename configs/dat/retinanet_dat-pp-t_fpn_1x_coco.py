@@ -6,5 +6,5 @@ _base_ = [
 model = dict(
     backbone=dict(type='mmattn.DATPlusPlus', arch='tiny'),
     neck=dict(in_channels=[128, 256, 512]))
-optim_wrapper = dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(lr=2e-4))
+optim_wrapper = dict(type='mmattn.AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(lr=2e-4))
 auto_scale_lr = dict(base_batch_size=64)

@@ -1,2 +1,3 @@
+# An assumption, as that of DAT-T; stochastic depth of DAT++.
 _base_ = 'retinanet_dat-t_fpn_1x_coco.py'
 model = dict(backbone=dict(arch='small', drop_path_rate=0.1))

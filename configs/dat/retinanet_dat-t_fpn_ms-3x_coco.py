@@ -1,3 +1,5 @@
+# An assumption, no training of DAT is published: the recipe of Swin, whose detection code that of DAT grew from;
+# stochastic depth of DAT++.
 _base_ = [
     '../_base_/mmattn.py', '../_base_/models/retinanet.py', '../_base_/datasets/coco_detection_ms.py',
     '../_base_/schedules/adamw_3x_coco.py', 'mmdet::_base_/default_runtime.py'

@@ -1,4 +1,5 @@
-# ADE20K, test images stretched to multiples of 32 pixels, as some of the published models were tested.
+# ADE20K, test images stretched to multiples of 32 pixels, as some of the published models were tested; test-time
+# augmentation by six scales without a flip.
 _base_ = 'ade20k.py'
 test_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -14,7 +15,7 @@ tta_pipeline = [
     dict(type='TestTimeAug', transforms=[
         {{_base_.tta_scales}},
         [dict(type='ResizeToMultiple', size_divisor=32)],
-        {{_base_.tta_flips}},
+        [dict(type='RandomFlip', prob=0., direction='horizontal')],
         [dict(type='LoadAnnotations', reduce_zero_label=True)],
         [dict(type='PackSegInputs')],
     ])

@@ -1,18 +1,17 @@
-# 160 000 iterations, AdamW, linear warm-up of 1500 iterations, then linear decay, 16 images a step.
-_base_ = 'no_decay.py'
-_base_ = 'no_decay.py'
+# 160 000 iterations, AdamW, linear decay, 16 images a step; a linear warm-up of 1500 iterations multiplies the decay. With
+# an `end` of one more, every factor is that of mmcv 1.x.
 _base_ = 'no_decay.py'
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=160000),
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1501),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=160001),
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
-    paramwise_cfg={{_base_.no_decay}})
+    paramwise_cfg={{_base_.no_decay_but_heads}})
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
