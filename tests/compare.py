@@ -31,8 +31,8 @@ def check_trains(outs, tensors):
 
 
 class largest_tensor(TorchDispatchMode):
-    """Inside this context, `numel` is the size of the largest tensor that any operation gave, of views that of what they
-    look at."""
+    """Inside this context, `numel` is the size of the largest tensor that any operation gave; a view is at most as
+    large as what it looks at."""
     numel = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs'
 START, END = '<!-- table by tools/model_table.py -->', '<!-- end of table -->'
 COLUMNS = ('config', 'parameters, M', 'published', 'multiply-adds, G', 'without attention', 'by their count',
-           'published', 'published result')
+           'published', 'published result', 'recipe')
 
 
 def read_published():
@@ -39,7 +39,7 @@ def count(collection, name):
              'FLOPs of sampling': total.sampling}
     if 'flops' in collection['configs'][name]:
         costs['FLOPs by their count'] = (published_flops.dat(cfg.model, counts, shape) if collection['folder'] == 'dat'
-                                         else published_flops.crossformer(cfg.model, counts, shape, name))
+                                         else published_flops.crossformer(cfg.model, counts, shape))
     return costs
 
 
@@ -76,14 +76,23 @@ def render(collections, costs):
         before, found, rest = readme.read_text().partition(START)
         if not found or END not in rest:
             raise UsageError(f'{readme} needs the lines {START} and {END}, between which the table goes')
-        rows = ''.join(row(name, published, costs[name]) for collection in own.values()
+        rows = ''.join(row(name, published, costs[name], collection.get('recipes')) for collection in own.values()
                        for name, published in collection['configs'].items())
         files[readme] = f'{before}{START}\n{header}{rows}{END}{rest.partition(END)[2]}'
     files[ROOT / 'model-index.yml'] = _dump({'Import': [f'configs/{folder}/metafile.yml' for folder in folders]})
     return files
 
 
-def row(name, published, costs):
+def recipe(name, published, recipes):
+    """The authors' file that a config follows, as a link that names its commit, or 'assumed'."""
+    if 'recipe' not in published:
+        return 'assumed'
+    folder = recipes['detection' if name.endswith('_coco') else 'segmentation']
+    commit, file = folder.split('/blob/')[1].split('/')[0], published['recipe']
+    return f'[{commit}: {file}]({folder}{file})'
+
+
+def row(name, published, costs, recipes):
     """A line of the table."""
     names = dict(bbox='box AP', segm='mask AP', miou='mIoU', miou_ms='multi-scale')
     results = [f"{text} {published[key]}" + (f" ({published[f'{key}_rerun']})" if f'{key}_rerun' in published else '')
@@ -91,7 +100,7 @@ def row(name, published, costs):
     total, theirs = costs['FLOPs'], costs.get('FLOPs by their count')
     figures = [f"{costs['Parameters'] / 1e6:.2f}", published.get('params', ''), f'{total / 1e9:.1f}',
                f"{(total - costs['FLOPs of attention']) / 1e9:.1f}", f'{theirs / 1e9:.1f}' if theirs else '',
-               published.get('flops', ''), ', '.join(results)]
+               published.get('flops', ''), ', '.join(results), recipe(name, published, recipes)]
     return f'| [{name}]({name}.py) | ' + ' | '.join(map(str, figures)) + ' |\n'
 
 
@@ -101,10 +110,11 @@ def metafile(collections, costs):
     for title, collection in collections.items():
         for name, published in collection['configs'].items():
             coco = name.endswith('_coco')
+            multiscale = 'ms' if collection['folder'] == 'crossformer' else 'ms+flip'
             metrics = {'Object Detection': {'box AP': published.get('bbox')},
                        'Instance Segmentation': {'mask AP': published.get('segm')},
                        'Semantic Segmentation': {'mIoU': published.get('miou'),
-                                                 'mIoU(ms+flip)': published.get('miou_ms')}}
+                                                 f'mIoU({multiscale})': published.get('miou_ms')}}
             models.append({
                 'Name': name,
                 'In Collection': title,

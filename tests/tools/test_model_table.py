@@ -1,4 +1,6 @@
 
+import re
+
 import pytest
 import yaml
 
@@ -11,8 +13,7 @@ ROWS = [(title, name) for title, collection in PUBLISHED.items() for name in col
 MISSES = {
     'dat-t_fpn_8xb4-40k_ade20k-512x512': 3.8, 'dat-s_fpn_8xb4-40k_ade20k-512x512': 6.6,
     'dat-b_fpn_8xb4-40k_ade20k-512x512': 6.1,
-    'retinanet_crossformer-pp-s_fpn_1x_coco': 7.8,          # a copy of CrossFormer-S
-    'mask-rcnn_crossformer-pp-s_fpn_1x_coco': 3.1,
+    'retinanet_crossformer-pp-s_fpn_1x_coco': 4.7,          # a copy of CrossFormer-S
 }
 
 
@@ -59,7 +60,25 @@ def test_costs_are_the_published_ones(title, name):
     else:       # DAT's are whole numbers
         assert millions == pytest.approx(published['params'], rel=0.01, abs=0.5 * isinstance(published['params'], int))
     difference = 100 * abs(costs['FLOPs by their count'] / 1e9 / published['flops'] - 1)
-    assert difference <= 2 if name not in MISSES else MISSES[name] - 0.2 < difference <= MISSES[name]
+    if name in MISSES:
+        assert MISSES[name] - 0.2 < difference <= MISSES[name]
+    else:
+        assert difference <= (0.1 if 'CrossFormer' in title else 2)
+
+
+def test_a_row_says_where_its_recipe_is_from():
+    recipes = {name: model_table.recipe(name, PUBLISHED[title]['configs'][name], PUBLISHED[title].get('recipes'))
+               for title, name in ROWS}
+    assert recipes['mask-rcnn_dat-t_fpn_1x_coco'] == 'assumed'
+    assert recipes['mask-rcnn_dat-pp-t_fpn_1x_coco'] == (
+        '[4d4023d: mrcn_tiny_1x_4n_dp00_lr4.py]'
+        '(https://github.com/LeapLabTHU/DAT-Detection/blob/4d4023d/configs/dat/mrcn_tiny_1x_4n_dp00_lr4.py)')
+    assumed = {name for name, text in recipes.items() if text == 'assumed'}
+    unpublished = r'dat-[tsb]_|crossformer-._fpn_ms-3x|crossformer-pp-b'
+    assert assumed == {name for _, name in ROWS if re.search(unpublished, name)}
+    for title, name in ROWS:
+        text = (ROOT / 'configs' / PUBLISHED[title]['folder'] / f'{name}.py').read_text()
+        assert text.startswith('# An assumption, ') == (name in assumed)
 
 
 def test_the_metafiles_say_what_openmmlab_tools_ask():
