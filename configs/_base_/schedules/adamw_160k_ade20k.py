@@ -1,5 +1,5 @@
-# 160 000 iterations, AdamW, linear decay, 16 images a step; a linear warm-up of 1500 iterations multiplies the decay. With
-# an `end` of one more, every factor is that of mmcv 1.x.
+# 160 000 iterations, AdamW, linear decay, 16 images a step; a linear warm-up of 1500 iterations multiplies the decay.
+# With an `end` of one more, every factor is that of mmcv 1.x.
 _base_ = 'no_decay.py'
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=160000, val_interval=16000)
 val_cfg = dict(type='ValLoop')
