@@ -16,7 +16,10 @@ from mmattn.ops.backend import choose_backend
 from mmattn.ops.partition import bias_windows, group_views, sum_antidiagonals
 
 BACKEND_VARIABLE = 'MMATTN_GROUPED_ATTENTION'
-BLOCK = {'cpu': 2 ** 20}        # logits at a time, about what caches hold; 2 ** 26 elsewhere
+# Numbers at a time: logits in the backward pass, about what caches hold; forward, where PyTorch's attention holds none,
+# the bias, for long runs of queries. 2 ** 26 on other devices.
+BLOCK = {'cpu': 2 ** 20}
+BIAS_BLOCK = {'cpu': 2 ** 22}
 QUERIES = 64                    # of a group at a time, at least, so that the groups of a block share its bias
 
 
@@ -64,14 +67,18 @@ class _GroupedAttention(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         qkv_weight, qkv_bias, proj_weight, proj_bias = _cast(projections, dtype)
         values, out = (torch.empty_like(x, dtype=dtype) for _ in range(2))
+        budget = BIAS_BLOCK.get(device, 2 ** 26)
         with torch.autocast(device, enabled=False):
-            for part, (x_part, values_part, out_part) in _blocks(table, interval, x, values, out):
-                q, k, v = _by_head(F.linear(_tokens(x_part).to(dtype), qkv_weight, qkv_bias), x_part, num_heads)
+            for part, (x_part, values_part, out_part) in _blocks(budget, table, interval, x, values, out):
+                tokens = _tokens(x_part).to(dtype)
+                q, k, v = _by_head(F.linear(tokens, qkv_weight, qkv_bias), x_part, num_heads)           # (r, h, n, d)
                 k, v = k.flip(2), v.flip(2)
+                attended = torch.empty_like(tokens)
+                by_head, = _by_head(attended, x_part, num_heads)
                 bias = bias_windows(table[part], x_part.shape[5:7])
-                attended = [attention(q[:, :, block.queries], k, v, block.of(bias).flatten(3).flatten(1, 2)[None])
-                            for block in _query_blocks(bias, 1)]
-                attended = torch.cat(attended, 2).transpose(1, 2).reshape(-1, x.shape[-1])              # (r n, C)
+                for block in _query_blocks(bias, budget):
+                    of_block = block.of(bias).flatten(3).flatten(1, 2)                                  # (h, m, n)
+                    by_head[:, :, block.queries] = attention(q[:, :, block.queries], k, v, of_block[None])
                 values_part.copy_(attended.view(x_part.shape))
                 out_part.copy_(F.linear(attended, proj_weight, proj_bias).view(x_part.shape))
         ctx.save_for_backward(x, table, values, *projections)
@@ -87,10 +94,11 @@ class _GroupedAttention(torch.autograd.Function):
         scale = (x.shape[-1] // num_heads) ** -0.5
         qkv_weight, qkv_bias, proj_weight, _ = _cast(projections, dtype)
         grad_x = torch.empty_like(x)
+        budget = BLOCK.get(x.device.type, 2 ** 26)
         grads = [None if t is None else torch.zeros_like(t) for t in projections]
         columns = table.shape[2] // 2 + 1
         grad_bias = table.new_zeros(*table.shape[:2], columns, columns, dtype=wide)     # (h, 2 gy - 1, qx, kx)
-        for part, (x_part, values_part, grad_x_part, grad_part) in _blocks(table, interval, x, values, grad_x,
+        for part, (x_part, values_part, grad_x_part, grad_part) in _blocks(budget, table, interval, x, values, grad_x,
                                                                            grad_out):
             tokens, grad = _tokens(x_part).to(dtype), _tokens(grad_part)
             _accumulate(grads[2:], grad, _tokens(values_part))
@@ -100,7 +108,7 @@ class _GroupedAttention(torch.autograd.Function):
             grad_q = torch.empty_like(q)
             grad_k, grad_v = (torch.zeros_like(t, dtype=wide) for t in (k, v))
             bias = bias_windows(table[part], x_part.shape[5:7])
-            for block in _query_blocks(bias, len(q)):
+            for block in _query_blocks(bias, budget // max(1, len(q))):
                 at = slice(None), slice(None), block.queries
                 by_place = len(q), *block.of(bias).shape                                    # (r, h, qy, qx, ky, kx)
                 logits, weights = grad_k.new_empty(2, *q[at].shape[:3], q.shape[2])         # (r, h, m, n)
@@ -131,10 +139,10 @@ class _QueryBlock:
         return bias[:, self.rows, self.columns]
 
 
-def _query_blocks(bias, groups):
-    """The queries of a few groups with a bias (h, gy, gx, gy, gx), as many at a time as make a block of logits."""
+def _query_blocks(bias, budget):
+    """The queries of a group with a bias (h, gy, gx, gy, gx), as many at a time as have a bias of `budget` numbers."""
     height, width = bias.shape[1:3]
-    count = max(1, _block(bias.device.type) // max(1, groups * len(bias) * height * width))
+    count = max(1, budget // (len(bias) * height * width))
     rows, columns = max(1, count // width), min(count, width)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
@@ -185,13 +193,13 @@ def _cast(tensors, dtype):
     return [None if t is None else t.to(dtype) for t in tensors]
 
 
-def _blocks(table, interval, *maps):
+def _blocks(budget, table, interval, *maps):
     """A few groups of equal shape at a time: the part of `table` for them, and their views into each of `maps`."""
     whole = [side // 2 + 1 for side in table.shape[1:]]
     for views in zip(*(group_views(t, whole, interval) for t in maps)):
         part = slice(None), *(slice(most - side, most + side - 1) for most, side in zip(whole, views[0].shape[5:7]))
         tokens = views[0].shape[5:7].numel()
-        limit = _block(maps[0].device.type) // (len(table) * tokens * min(tokens, QUERIES))
+        limit = budget // (len(table) * tokens * min(tokens, QUERIES))
         for block in _split(views, max(1, limit)):
             yield part, block
 
@@ -206,7 +214,3 @@ def _split(views, limit):
     axis = next(i for i, n in enumerate(leading) if n > 1)
     for parts in zip(*(t.split(max(1, limit * leading[axis] // count), axis) for t in views)):
         yield from _split(parts, limit)
-
-
-def _block(device):
-    return BLOCK.get(device, 2 ** 26)

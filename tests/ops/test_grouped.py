@@ -32,7 +32,8 @@ def test_equals_the_formula_with_gradients(size, group, interval, with_bias):
 @pytest.mark.parametrize('group', [(3, 3), (6, 7)])         # seven tokens of a row of the map, the largest groups of it
 def test_blocks_of_any_size_give_the_same(monkeypatch, limit, group):
     args = problem((11, 13), group)
-    monkeypatch.setitem(grouped.BLOCK, 'cpu', limit)
+    for budgets in (grouped.BLOCK, grouped.BIAS_BLOCK):
+        monkeypatch.setitem(budgets, 'cpu', limit)
     assert_same(grouped_attention(*args, 2, 2), reference.grouped_attention(*args, 2, 2), leaves(*args))
 
 
@@ -57,7 +58,8 @@ def test_autocast_reaches_the_backward_pass_and_comes_close(dtype, tolerance):
 
 @pytest.mark.parametrize(('group', 'interval'), [((8, 8), 1), ((16, 16), 2)])
 def test_nothing_as_large_as_all_logits_and_two_maps_are_kept(monkeypatch, group, interval):
-    monkeypatch.setitem(grouped.BLOCK, 'cpu', 2 ** 10)
+    for budgets in (grouped.BLOCK, grouped.BIAS_BLOCK):
+        monkeypatch.setitem(budgets, 'cpu', 2 ** 10)
     args = problem((32, 32), group)
     kept = []
     with largest_tensor() as largest, torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t,
