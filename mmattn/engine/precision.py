@@ -64,7 +64,7 @@ def keep_in_float32(model):
         # of the parts of a head, for example pooling, the head alone
         if _is_of(module, GIVE_FLOAT32) and (hasattr(module, 'loss') or hasattr(module, 'loss_and_target')):
             # mmseg calls `head.forward`, which skips hooks, but its last convolution as it should be called
-            last = getattr(module, 'conv_seg', module)
+            last = getattr(module, 'conv_seg', None) or module
             if _widen_output not in last._forward_hooks.values():
                 last.register_forward_hook(_widen_output)
 
