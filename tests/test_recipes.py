@@ -1,4 +1,5 @@
 """Every published row is built as tests/data/recipes.yml says: optimizer, schedule, backbone, neck, heads and data."""
+import json
 import math
 import re
 from copy import deepcopy
@@ -21,7 +22,6 @@ from tests.conftest import ROOT
 FACTS = yaml.safe_load((ROOT / 'tests' / 'data' / 'recipes.yml').read_text())
 ROWS = {name: dict(recipe['facts'], drop_path_rate=rate) for recipe in FACTS['recipes']
         for name, rate in recipe['rows'].items()}
-EACH = pytest.mark.parametrize('name', ROWS)
 LETTERS = {layers.LocalAttention: 'L', layers.ShiftedWindowAttention: 'S', layers.DeformableAttention: 'D',
            layers.NeighborhoodAttention: 'N', layers.ShortDistanceAttention: 'S', layers.LongDistanceAttention: 'L',
            layers.BiLevelRoutingAttention: 'R', layers.Attention: 'E'}
@@ -59,7 +59,7 @@ def test_there_is_a_fact_for_every_row():
 
 # ---- optimizer
 
-def check_optimizer(name, cfg):
+def check_optimizer(name, cfg, model):
     _, facts = facts_of(name)
     wrapper = dict(cfg.optim_wrapper)
     assert wrapper.pop('type') == dict(float16='mmattn.AmpOptimWrapper', float32='OptimWrapper')[facts['precision']]
@@ -67,7 +67,6 @@ def check_optimizer(name, cfg):
     assert not wrapper.get('clip_grad')
     assert cfg.auto_scale_lr.base_batch_size == facts['batch']
     assert cfg.train_dataloader.batch_size * (8 if cfg.default_scope == 'mmseg' else 1) <= facts['batch']
-    model = built(cfg)
     optimizer = build_optim_wrapper(model, dict(wrapper, type='OptimWrapper')).optimizer
     assert type(optimizer) is torch.optim.AdamW
     groups = {id(p): group for group in optimizer.param_groups for p in group['params']}
@@ -81,11 +80,6 @@ def check_optimizer(name, cfg):
         exempt = any(part in theirs[ours] for part in facts['decay']['names'])
         exempt |= facts['decay']['norms'] and id(p) in norms
         assert groups[id(p)]['weight_decay'] == (0 if exempt else facts['weight_decay']), theirs[ours]
-
-
-@EACH
-def test_rates_and_decays_are_the_published_ones(name):
-    check_optimizer(name, config(name))
 
 
 # ---- schedule
@@ -116,19 +110,15 @@ def check_schedule(schedule, param_scheduler, per_epoch=600):
                 scheduler.step()
 
 
-SCHEDULES = {}
-for name in ROWS:
-    SCHEDULES.setdefault((str(ROWS[name]['schedule']), str(parsed(name).param_scheduler)), name)
+@cache
+def check_schedule_once(schedule, param_scheduler):
+    """The same for JSON of both, which many rows share."""
+    check_schedule(json.loads(schedule), json.loads(param_scheduler))
 
 
-@pytest.mark.parametrize('name', SCHEDULES.values())
-def test_rates_of_every_iteration_are_those_of_mmcv_1(name):
-    check_schedule(ROWS[name]['schedule'], config(name).param_scheduler)
-
-
-@EACH
-def test_a_training_is_as_long_as_published(name):
-    cfg, schedule = config(name), ROWS[name]['schedule']
+def check_training(name, cfg):
+    schedule = ROWS[name]['schedule']
+    check_schedule_once(json.dumps(schedule), json.dumps([part.to_dict() for part in cfg.param_scheduler]))
     key = 'epochs' if 'epochs' in schedule else 'iterations'
     assert cfg.train_cfg.get(dict(epochs='max_epochs', iterations='max_iters')[key]) == schedule[key]
 
@@ -179,29 +169,17 @@ def described(backbone):
     return facts
 
 
-def check_backbone(name, cfg):
-    model, facts = facts_of(name)
-    found = vars(described(built(cfg).backbone))
-    wanted = {**vars(model), **facts.get('groups', {}), **({'windows': facts['windows']} if 'windows' in facts else {})}
+def check_backbone(name, cfg, model):
+    parts, facts = facts_of(name)
+    found = vars(described(model.backbone))
+    wanted = {**vars(parts), **facts.get('groups', {}), **({'windows': facts['windows']} if 'windows' in facts else {})}
     assert found == {**({'cooled': []} if family(name) == 'crossformer' else {}), **wanted}
-    assert cfg.model.backbone.get('drop_path_rate', 0.0) == facts['drop_path_rate']
+    rates = [block.drop_path.rate for stage in model.backbone.stages for block in stage.blocks]
+    assert rates == pytest.approx(torch.linspace(0, facts['drop_path_rate'], len(rates)).tolist())
 
 
-@EACH
-def test_a_backbone_is_the_published_one(name):
-    check_backbone(name, config(name))
-
-
-@EACH
-def test_stochastic_depth_rises_to_its_rate(name):
-    blocks = [block for stage in built(config(name)).backbone.stages for block in stage.blocks]
-    rate = ROWS[name]['drop_path_rate']
-    assert [block.drop_path.rate for block in blocks] == pytest.approx(torch.linspace(0, rate, len(blocks)).tolist())
-
-
-def check_neck_and_heads(name, cfg):
+def check_neck_and_heads(name, cfg, detector):
     model, facts = facts_of(name)
-    detector = built(cfg)
     neck = getattr(detector, 'neck', None)
     assert (neck is None) == ('neck' not in facts)
     if neck is not None:
@@ -233,16 +211,10 @@ def check_neck_and_heads(name, cfg):
         assert detector.train_cfg.rpn_proposal.nms_pre == 2000
 
 
-@EACH
-def test_necks_and_heads_are_the_published_ones(name):
-    check_neck_and_heads(name, config(name))
-
-
 # ---- data, tests, checkpoints
 
-@EACH
-def test_images_and_tests_are_the_published_ones(name):
-    cfg, facts = config(name), ROWS[name]
+def check_images(name, cfg):
+    facts = ROWS[name]
     steps = cfg.train_dataloader.dataset.pipeline
     if cfg.default_scope == 'mmdet':
         choice = [step for step in steps if step.type == 'RandomChoice']
@@ -271,6 +243,16 @@ def test_images_and_tests_are_the_published_ones(name):
     assert cfg.get('sync_bn') == ('torch' if facts.get('sync_bn') else None)
 
 
+@pytest.mark.parametrize('name', ROWS)
+def test_a_row_is_the_published_one(name):
+    cfg = config(name)
+    model = built(cfg)
+    for check in (check_backbone, check_neck_and_heads, check_optimizer):
+        check(name, cfg, model)
+    check_training(name, cfg)
+    check_images(name, cfg)
+
+
 # ---- a later edit of a base does not go unnoticed
 
 CASCADE, UPERNET = 'cascade-mask-rcnn_crossformer-s_fpn_ms-3x_coco', 'crossformer-s_upernet_8xb2-160k_ade20k-512x512'
@@ -291,10 +273,10 @@ PLUS = 'mask-rcnn_dat-pp-t_fpn_1x_coco'
 ])
 def test_a_changed_recipe_is_noticed(check, name, change):
     cfg = config(name)
-    check(name, cfg)
+    check(name, cfg, built(cfg))
     cfg.merge_from_dict(change)
     with pytest.raises(AssertionError):
-        check(name, cfg)
+        check(name, cfg, built(cfg))
 
 
 @pytest.mark.parametrize(('scheduler', 'field', 'value'), [
