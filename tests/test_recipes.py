@@ -2,21 +2,19 @@
 import json
 import math
 import re
-from copy import deepcopy
 from functools import cache
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import common
 from mmattn import layers
-from tests import authors
+from tests import authors, test_configs
 from tests.conftest import ROOT
 
 FACTS = yaml.safe_load((ROOT / 'tests' / 'data' / 'recipes.yml').read_text())
@@ -31,13 +29,8 @@ def family(name):
     return re.search(r'(dat|crossformer|biformer)-', name)[1]
 
 
-@cache
-def parsed(name):
-    return Config.fromfile(ROOT / 'configs' / family(name) / f'{name}.py')
-
-
 def config(name):
-    return deepcopy(parsed(name))
+    return test_configs.config(f'{family(name)}/{name}')
 
 
 def facts_of(name):

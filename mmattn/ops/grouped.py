@@ -90,6 +90,7 @@ class _GroupedAttention(torch.autograd.Function):
     def backward(ctx, grad_out):
         x, table, values, *projections = ctx.saved_tensors
         num_heads, interval = ctx.heads_and_interval
+        # Logits are float32 at least: products of float16 overflow, those of bfloat16 lose what tells logits apart.
         dtype, wide = values.dtype, torch.promote_types(values.dtype, torch.float32)
         scale = (x.shape[-1] // num_heads) ** -0.5
         qkv_weight, qkv_bias, proj_weight, _ = _cast(projections, dtype)
@@ -107,15 +108,16 @@ class _GroupedAttention(torch.autograd.Function):
             grad = _by_head(grad @ proj_weight, x_part, num_heads)[0].contiguous()
             grad_q = torch.empty_like(q)
             grad_k, grad_v = (torch.zeros_like(t, dtype=wide) for t in (k, v))
+            wide_k, wide_v = k.to(wide), v.to(wide)
             bias = bias_windows(table[part], x_part.shape[5:7])
             for block in _query_blocks(bias, budget // max(1, len(q))):
                 at = slice(None), slice(None), block.queries
                 by_place = len(q), *block.of(bias).shape                                    # (r, h, qy, qx, ky, kx)
                 logits, weights = grad_k.new_empty(2, *q[at].shape[:3], q.shape[2])         # (r, h, m, n)
                 logits.view(by_place).copy_(block.of(bias))
-                torch.softmax(_add_product(logits, q[at].to(wide), k.mT.to(wide)), -1, out=weights)
+                torch.softmax(_add_product(logits, q[at].to(wide), wide_k.mT), -1, out=weights)
                 _add_product(grad_v, weights.to(dtype).mT, grad[at])
-                grad_logits = torch.matmul(grad[at].to(wide), v.mT.to(wide), out=logits).mul_(weights)
+                grad_logits = torch.matmul(grad[at].to(wide), wide_v.mT, out=logits).mul_(weights)
                 grad_logits.addcmul_(weights, grad_logits.sum(-1, keepdim=True), value=-1)
                 _add_bias_gradient(grad_bias, grad_logits.view(by_place), block)
                 grad_logits = grad_logits.to(dtype)
