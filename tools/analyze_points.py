@@ -200,8 +200,8 @@ def measure(model, layers, cases, name):
     from mmengine.dataset import pseudo_collate
     from tqdm import tqdm
 
-    from mmattn.visualization.measure import shares_inside
-    from mmattn.visualization.record import record_attention
+    from mmattn.visualization.recording import record_attention
+    from mmattn.visualization.shares import shares_inside
     chosen = '|'.join(f'^{re.escape(layer)}$' for layer in layers)
     if all(layer.startswith(('backbone.', 'neck.')) for layer in layers):       # the heads would take most of the time
         model.predict = lambda inputs, *args, **kwargs: model.extract_feat(inputs)

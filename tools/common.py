@@ -5,6 +5,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmattn.errors import UsageError
 from mmattn.openmmlab import DISTRIBUTIONS, choose_checkpoint_reading, require
 
 RANDOM = 'random'       # stands for a checkpoint: the weights that training starts from
@@ -12,26 +13,13 @@ CFG_OPTIONS_HELP = ('settings to override, key=value pairs separated by spaces; 
                     'key="[a,b]", for example train_dataloader.batch_size=4')
 
 
-class UsageError(Exception):
-    """Something the user can put right; the message says what, and ends the program in one line."""
-
-
 def run(main):
     """Call `main()`; an error with a message for the user becomes one line on stderr and exit status 2."""
     try:
         main()
     except UsageError as error:
-        reason = error
-    except (ValueError, ArithmeticError) as error:
-        from mmattn.checkpoint.reading import CheckpointError
-        from mmattn.engine.non_finite import NonFiniteError
-        if not isinstance(error, (CheckpointError, NonFiniteError)):
-            raise
-        reason = error
-    else:
-        return
-    sys.stderr.write(f'error: {" ".join(str(reason).split())}\n')
-    sys.exit(2)
+        sys.stderr.write(f'error: {" ".join(str(error).split())}\n')
+        sys.exit(2)
 
 
 def add_config(parser):

@@ -41,7 +41,8 @@ def main():
 
     from mmattn.checkpoint import biformer, crossformer, dat
     from mmattn.checkpoint.convert import convert, fit
-    from mmattn.checkpoint.reading import CheckpointError, read_checkpoint, state_dict_of
+    from mmattn.checkpoint.reading import read_checkpoint, state_dict_of
+    from mmattn.errors import CheckpointError
     target = Path(args.target)
     if target.exists():
         raise UsageError(f'{target} exists already; give another name')

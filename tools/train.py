@@ -17,8 +17,8 @@ from common import (
     run,
 )
 from common_data import check_data, check_masks, describe_skipped, leave_out, skip_in_training
-from mmattn.checkpoint.reading import CheckpointError
-from mmattn.engine.checkpoint import check_resumable, check_same_model, saved_checkpoints
+from mmattn.engine.checkpointing import check_resumable, check_same_model, saved_checkpoints
+from mmattn.errors import CheckpointError
 
 
 def parse_args():

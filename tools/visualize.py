@@ -15,8 +15,8 @@ import common_data
 from common import UsageError, read_config, run
 from mmattn.openmmlab import choose_checkpoint_reading
 from mmattn.visualization import record_attention
-from mmattn.visualization.draw import new_figure
-from mmattn.visualization.pictures import Choice, Found, draw_grid, panels
+from mmattn.visualization.drawing import new_figure
+from mmattn.visualization.panels import Choice, Found, draw_grid, panels
 from mmattn.visualization.viewer import query_positions, write_viewer
 
 KEYS = 20       # of a query and head, on the page of --html

@@ -4,8 +4,8 @@ from itertools import cycle, islice, pairwise
 from torch import nn
 
 from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, check_per_stage, init_linear, linear_rates
+from mmattn.checks import check_at_least, check_each
 from mmattn.layers import AttentionBlock, LayerNorm2d
-from mmattn.layers.checks import check_at_least, check_each
 from mmattn.registry import MODELS
 
 

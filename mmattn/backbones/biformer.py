@@ -8,8 +8,8 @@ from torch import nn
 
 from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, init_linear, linear_rates, resolve_stages
 from mmattn.checkpoint.biformer import translate
+from mmattn.checks import check_at_least, check_choice, check_kernel
 from mmattn.layers import MLP, Attention, BiLevelRoutingAttention, DepthwiseMLP, DropPath, LayerNorm2d, layer_scale
-from mmattn.layers.checks import check_at_least, check_choice, check_kernel
 from mmattn.registry import MODELS
 
 Norm = partial(LayerNorm2d, eps=1e-6)

@@ -8,6 +8,7 @@ from torch import nn
 
 from mmattn.backbones.pyramid import Pyramid, Stage, init_linear, linear_rates, resolve_stages
 from mmattn.checkpoint.crossformer import translate
+from mmattn.checks import check_choice
 from mmattn.layers import (
     MLP,
     ConditionalPositionEncoding,
@@ -17,7 +18,6 @@ from mmattn.layers import (
     LongDistanceAttention,
     ShortDistanceAttention,
 )
-from mmattn.layers.checks import check_choice
 from mmattn.registry import MODELS
 
 

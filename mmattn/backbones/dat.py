@@ -8,6 +8,7 @@ from torch import nn
 
 from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, linear_rates, resolve_stages
 from mmattn.checkpoint.dat import translate
+from mmattn.checks import check_at_least, check_choice, check_kernel
 from mmattn.layers import (
     MLP,
     DeformableAttention,
@@ -20,7 +21,6 @@ from mmattn.layers import (
     SpatialReductionAttention,
     layer_scale,
 )
-from mmattn.layers.checks import check_at_least, check_choice, check_kernel
 from mmattn.registry import MODELS
 
 

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mmattn.checkpoint.convert import load_backbone, translate_on_load
 from mmattn.checkpoint.reading import read_checkpoint, state_dict_of
+from mmattn.checks import check_at_least, check_map, check_rate
 from mmattn.layers import LayerNorm2d
-from mmattn.layers.checks import check_at_least, check_map, check_rate
 from mmattn.ops.padding import content_sizes, in_valid_area
 
 

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 
-from mmattn.checkpoint.reading import CheckpointError
+from mmattn.errors import CheckpointError
 
 BACKBONE = 'backbone.'
 PARTS = 'stem', 'stages', 'downsamples', 'norms'       # of our backbones; authors' files have others, too

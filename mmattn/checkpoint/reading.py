@@ -7,10 +7,7 @@ from pickle import UnpicklingError
 import numpy as np
 import torch
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, with the reason."""
-
+from mmattn.errors import CheckpointError
 
 # Containers that training scripts leave in their files beside the weights. An OrderedDict is built in their place;
 # the classes themselves are neither needed nor run.

@@ -1,9 +1,9 @@
 """What a long training needs of MMEngine: exact resumption, whole files, losses of all processes, finite numbers."""
-from mmattn.engine.checkpoint import CheckpointHook
+from mmattn.engine.checkpointing import CheckpointHook
 from mmattn.engine.losses import AverageLossesHook
 from mmattn.engine.non_finite import NonFiniteHook
 from mmattn.engine.precision import AmpOptimWrapper, BFloat16OptimWrapper
-from mmattn.engine.repeat import NumberedSampler, SeedHook
+from mmattn.engine.seeding import NumberedSampler, SeedHook
 
 __all__ = ['AmpOptimWrapper', 'AverageLossesHook', 'BFloat16OptimWrapper', 'CheckpointHook', 'NonFiniteHook',
            'NumberedSampler', 'SeedHook']

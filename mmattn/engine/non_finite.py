@@ -9,11 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
 from mmattn.engine.precision import keep_in_float32
+from mmattn.errors import NonFiniteError
 from mmattn.registry import HOOKS
-
-
-class NonFiniteError(ArithmeticError):
-    """Losses, gradients or outputs are not finite; the message names the module."""
 
 
 @HOOKS.register_module()

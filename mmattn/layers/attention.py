@@ -1,7 +1,7 @@
 from einops import rearrange
 from torch import nn
 
-from mmattn.layers.checks import check_choice, check_divides, check_kernel, check_map
+from mmattn.checks import check_choice, check_divides, check_kernel, check_map
 from mmattn.ops.attention import attention
 
 

@@ -2,8 +2,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from mmattn.checks import check_at_least, check_map, check_number, check_rate
 from mmattn.layers.attention import Attention
-from mmattn.layers.checks import check_at_least, check_map, check_number, check_rate
 from mmattn.layers.deformable import DeformableAttention
 from mmattn.layers.deformable_detr import DeformableDETRAttention
 from mmattn.layers.drop import DropPath

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmattn.layers.checks import check_at_least, check_each, check_map
+from mmattn.checks import check_at_least, check_each, check_map
 from mmattn.ops.convolution import centred_convolution
 
 

@@ -3,7 +3,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from mmattn.layers.checks import (
+from mmattn.checks import (
     check_at_least,
     check_choice,
     check_divides,

@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from mmattn.layers.checks import check_at_least, check_divides, check_map, check_rate, check_size
+from mmattn.checks import check_at_least, check_divides, check_map, check_rate, check_size
 from mmattn.layers.precision import in_float32
 from mmattn.ops.deformable import point_attention
 from mmattn.ops.grid import key_grid

@@ -1,6 +1,6 @@
 from torch import nn
 
-from mmattn.layers.checks import check_rate
+from mmattn.checks import check_rate
 
 
 class DropPath(nn.Module):

@@ -2,7 +2,7 @@ import math
 
 from torch import nn
 
-from mmattn.layers.checks import check_at_least, check_choice, check_divides, check_map
+from mmattn.checks import check_at_least, check_choice, check_divides, check_map
 from mmattn.layers.position import DynamicPositionBias, PositionBiasTable
 from mmattn.ops.grouped import grouped_attention
 

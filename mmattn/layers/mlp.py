@@ -3,7 +3,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mmattn.layers.checks import check_at_least, check_number, check_rate
+from mmattn.checks import check_at_least, check_number, check_rate
 
 BLOCK_HIDDEN = {'cpu': 2 ** 20}     # hidden numbers at once, so that they stay in the cache; other devices: all
 

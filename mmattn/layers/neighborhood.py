@@ -3,7 +3,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from mmattn.layers.checks import check_divides, check_kernel, check_map, check_rate
+from mmattn.checks import check_divides, check_kernel, check_map, check_rate
 from mmattn.ops.neighborhood import neighborhood_attention
 
 

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmattn.layers.checks import check_at_least
+from mmattn.checks import check_at_least
 from mmattn.layers.norm import LayerNorm2d
 from mmattn.layers.precision import in_float32
 

@@ -2,7 +2,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from mmattn.layers.checks import check_at_least, check_divides, check_map, check_rate
+from mmattn.checks import check_at_least, check_divides, check_map, check_rate
 from mmattn.layers.norm import LayerNorm2d
 from mmattn.ops.attention import attention
 

@@ -5,7 +5,7 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-from mmattn.layers.checks import check_at_least, check_choice, check_divides, check_kernel, check_map, check_number
+from mmattn.checks import check_at_least, check_choice, check_divides, check_kernel, check_map, check_number
 from mmattn.layers.projection import split_linear
 from mmattn.ops.partition import pad_to_size
 from mmattn.ops.routing import region_view, routed_attention, top_routes

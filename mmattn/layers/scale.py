@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from mmattn.layers.checks import check_at_least, check_number
+from mmattn.checks import check_at_least, check_number
 
 
 class LayerScale(nn.Module):

@@ -2,7 +2,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from mmattn.layers.checks import check_at_least, check_divides, check_map, check_rate
+from mmattn.checks import check_at_least, check_divides, check_map, check_rate
 from mmattn.layers.projection import split_linear
 from mmattn.ops.attention import attention
 from mmattn.ops.partition import (

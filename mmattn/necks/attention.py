@@ -3,8 +3,8 @@ from collections.abc import Sequence
 from mmengine.model import BaseModule
 from torch import nn
 
+from mmattn.checks import check_each, check_map
 from mmattn.layers.block import ATTENTIONS, AttentionBlock
-from mmattn.layers.checks import check_each, check_map
 from mmattn.registry import MODELS
 
 for _layer in ATTENTIONS.values():

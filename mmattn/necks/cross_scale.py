@@ -2,8 +2,8 @@ from mmengine.model import BaseModule
 from torch import nn
 from torch.nn import functional as F
 
+from mmattn.checks import check_at_least, check_divides, check_each
 from mmattn.layers import CrossScaleEmbedding
-from mmattn.layers.checks import check_at_least, check_divides, check_each
 from mmattn.necks.attention import AttentionPlugin, check_maps
 from mmattn.registry import MODELS
 

@@ -7,8 +7,8 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
 from mmattn.registry import HOOKS
-from mmattn.visualization.pictures import Choice, Found, draw_grid, panels
-from mmattn.visualization.record import record_attention
+from mmattn.visualization.panels import Choice, Found, draw_grid, panels
+from mmattn.visualization.recording import record_attention
 
 
 @HOOKS.register_module()

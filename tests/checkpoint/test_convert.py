@@ -4,7 +4,7 @@ import torch
 from mmattn.backbones import DAT
 from mmattn.checkpoint.convert import Conversion, convert, fit, load_backbone
 from mmattn.checkpoint.dat import translate
-from mmattn.checkpoint.reading import CheckpointError
+from mmattn.errors import CheckpointError
 from tests.models import SMALL, small
 
 

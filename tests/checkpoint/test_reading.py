@@ -9,7 +9,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint
 
-from mmattn.checkpoint.reading import CheckpointError, read_checkpoint, state_dict_of
+from mmattn.checkpoint.reading import read_checkpoint, state_dict_of
+from mmattn.errors import CheckpointError
 from mmattn.openmmlab import choose_checkpoint_reading
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from mmattn.checkpoint.reading import read_checkpoint
-from mmattn.engine.non_finite import NonFiniteError, NonFiniteHook, call_of, find_culprit, finite, tensors
+from mmattn.engine.non_finite import NonFiniteHook, call_of, find_culprit, finite, tensors
+from mmattn.errors import NonFiniteError
 from tests.engine.conftest import Net
 
 HOOK = dict(type='mmattn.NonFiniteHook')

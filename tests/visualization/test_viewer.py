@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from mmattn.visualization import record_attention
-from mmattn.visualization.record import Frame, Query, Record
+from mmattn.visualization.recording import Frame, Query, Record
 from mmattn.visualization.viewer import query_positions, write_viewer
 from tests.models import small, small_bi, small_cross
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mmattn.visualization import draw as drawing
+from mmattn.visualization import drawing
 
 COLUMNS = 3         # of a grid
 

@@ -8,7 +8,7 @@ from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader
 
-from mmattn.engine.repeat import Draw, NumberedSampler, seed_by
+from mmattn.engine.seeding import Draw, NumberedSampler, seed_by
 from tests.engine.conftest import Net, Numbers
 
 

@@ -3,8 +3,9 @@ import errno
 import pytest
 import torch
 
-from mmattn.checkpoint.reading import CheckpointError, read_checkpoint
-from mmattn.engine.checkpoint import WholeFiles, check_resumable, check_same_model, saved_checkpoints
+from mmattn.checkpoint.reading import read_checkpoint
+from mmattn.engine.checkpointing import WholeFiles, check_resumable, check_same_model, saved_checkpoints
+from mmattn.errors import CheckpointError
 from tests.engine.conftest import Net
 
 

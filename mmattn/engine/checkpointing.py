@@ -7,7 +7,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.model import is_model_wrapper
 
-from mmattn.checkpoint.reading import CheckpointError
+from mmattn.errors import CheckpointError
 from mmattn.registry import HOOKS
 
 

@@ -5,7 +5,7 @@ import torch
 
 from mmattn.layers import DeformableAttention
 from mmattn.visualization import Frame, Record, record_attention
-from mmattn.visualization.measure import Shares, at, shares_inside
+from mmattn.visualization.shares import Shares, at, shares_inside
 
 
 def record(points, received, references=((1, 1), (3, 1)), size=(2, 4)):
