@@ -2,20 +2,22 @@
 from collections.abc import Sequence
 from math import inf
 from numbers import Integral, Real
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmattn.errors import ArgumentError
 
 AUTOCAST = {torch.float32, torch.bfloat16, torch.float16}      # what autocast casts to each other
 
 
-def is_whole(value, least):
+def is_whole(value: Any, least: int) -> bool:
     """Whether a value is a whole number, `least` or more."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
-def check_divides(what, value, by, by_value):
+def check_divides(what: str, value: Any, by: str, by_value: Any) -> None:
     """Raise ArgumentError unless both are whole numbers from 1 and `by_value` divides `value`."""
     check_at_least(what, value, 1)
     check_at_least(by, by_value, 1)
@@ -23,51 +25,51 @@ def check_divides(what, value, by, by_value):
         raise ArgumentError(f'{what}={value} is not divisible by {by}={by_value}')
 
 
-def check_choice(what, value, known):
+def check_choice(what: str, value: Any, known: Sequence[str]) -> None:
     """Raise ArgumentError unless `value` is one of `known`."""
     if value not in known:
         raise ArgumentError(f'{what}={value!r} is unknown; choose one of {", ".join(known)}')
 
 
-def check_at_least(what, value, least):
+def check_at_least(what: str, value: Any, least: int) -> None:
     """Raise ArgumentError unless `value` is a whole number, `least` or more."""
     if not is_whole(value, least):
         raise ArgumentError(f'{what}={value!r} must be at least {least}, a whole number')
 
 
-def check_each(what, values, least):
+def check_each(what: str, values: Any, least: int) -> None:
     """Raise ArgumentError unless `values` are whole numbers, one or more, each `least` or more."""
     if not isinstance(values, Sequence) or not values or not all(is_whole(value, least) for value in values):
         raise ArgumentError(f'{what}={values!r} must be a list of whole numbers, each at least {least}')
 
 
-def check_kernel(what, value, least=1):
+def check_kernel(what: str, value: Any, least: int = 1) -> None:
     """Raise ArgumentError unless `value` is the side of a kernel with a middle."""
     if not is_whole(value, least) or value % 2 == 0:
         raise ArgumentError(f'{what}={value!r} must be odd and at least {least}')
 
 
-def check_number(what, value, least=-inf):
+def check_number(what: str, value: Any, least: float = -inf) -> None:
     """Raise ArgumentError unless `value` is a finite number, `least` or more."""
-    if not isinstance(value, Real) or not least <= value < inf or value == -inf:
+    if not isinstance(value, Real) or not least <= float(value) < inf or value == -inf:
         raise ArgumentError(f'{what}={value!r} must be a finite number' + f' of at least {least}' * (least > -inf))
 
 
-def check_rate(what, value):
+def check_rate(what: str, value: Any) -> None:
     """Raise ArgumentError unless `value` is a probability below 1."""
-    if not isinstance(value, Real) or not 0 <= value < 1:
+    if not isinstance(value, Real) or not 0 <= float(value) < 1:
         raise ArgumentError(f'{what}={value!r} is outside [0, 1)')
 
 
-def check_size(what, value):
+def check_size(what: str, value: Any) -> tuple[int, int]:
     """(height, width) of one or two whole numbers from 1; ArgumentError unless it is such."""
     size = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(size) != 2 or not all(is_whole(side, 1) for side in size):
         raise ArgumentError(f'{what}={value!r} must be one or two whole numbers, each at least 1')
-    return size
+    return size[0], size[1]
 
 
-def check_map(x, channels, dtype, what='x'):
+def check_map(x: Tensor, channels: int, dtype: torch.dtype, what: str = 'x') -> None:
     """Raise ArgumentError unless `x` is a map (B, channels, H, W) that has pixels, of a dtype that goes with parameters
     of `dtype`."""
     if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape[2:]:

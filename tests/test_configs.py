@@ -9,8 +9,8 @@ import torch
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 
-import common
-import train
+from mmattn.engine.building import build_model, build_runner
+from mmattn.engine.training import choose_precision
 from mmattn.registry import MODELS
 from tests.conftest import ROOT
 
@@ -63,7 +63,7 @@ def test_an_attention_in_another_detector(name):
     cfg = config(f'plugins/{name}')
     kind, = (kind for kind in ('deformable', 'bi-level-routing', 'cross-scale-neck') if kind in name)
     cfg.model.backbone.pop('init_cfg', None)
-    model = common.build_model(cfg)
+    model = build_model(cfg)
     found = {type(module).__name__ for module in model.modules()}
     assert {'deformable': 'DeformableAttention', 'bi-level-routing': 'BiLevelRoutingAttention',
             'cross-scale-neck': 'CrossScaleNeck'}[kind] in found
@@ -143,8 +143,8 @@ def test_one_training_step_and_one_test_step(name, data, tmp_path):
     cfg.log_processor = dict(by_epoch=False)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=-1, save_last=False)
     cfg.work_dir, cfg.launcher = str(tmp_path), 'none'
-    train.choose_precision(cfg, wanted=None)
-    runner = common.build_runner(cfg)
+    choose_precision(cfg, wanted=None)
+    runner = build_runner(cfg)
     before = {key: value.clone() for key, value in runner.model.state_dict().items()}
     runner.train()
     changed = {key for key, value in runner.model.state_dict().items() if not torch.equal(value, before[key])}

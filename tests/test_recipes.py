@@ -12,8 +12,8 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import common
 from mmattn import layers
+from mmattn.engine.building import build_model
 from tests import authors, test_configs
 from tests.conftest import ROOT
 
@@ -40,7 +40,7 @@ def facts_of(name):
 
 def built(cfg):
     with torch.device('meta'):
-        return common.build_model(cfg)
+        return build_model(cfg)
 
 
 def test_there_is_a_fact_for_every_row():

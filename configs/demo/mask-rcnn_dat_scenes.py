@@ -1,7 +1,7 @@
 # Mask R-CNN with a small DAT, trained from scratch on generated scenes: minutes on two CPU cores.
 _base_ = [
     '../_base_/mmattn.py', 'mmdet::_base_/models/mask-rcnn_r50_fpn.py', '../_base_/models/small_dat.py',
-    '../_base_/datasets/scenes_detection.py', '../_base_/schedules/adamw_5e_scenes.py',
+    '../_base_/datasets/scenes_instance.py', '../_base_/schedules/adamw_5e_scenes.py',
     'mmdet::_base_/default_runtime.py'
 ]
 # Group norm in the heads: training from scratch needs it.

@@ -11,7 +11,5 @@ model = dict(
     neck=dict(in_channels=[32, 64, 128, 192], out_channels=64, add_extra_convs=False, num_outs=3, norm_cfg=norm_cfg),
     bbox_head=dict(num_classes=5, in_channels=64, feat_channels=64, stacked_convs=2, norm_cfg=norm_cfg,
                    anchor_generator=dict(octave_base_scale=2, strides=[8, 16, 32])))
-val_evaluator = dict(metric='bbox')
-test_evaluator = val_evaluator
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))
 randomness = dict(seed=0)

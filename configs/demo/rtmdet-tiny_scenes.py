@@ -24,16 +24,6 @@ model = dict(
     train_cfg=dict(assigner=dict(type='DynamicSoftLabelAssigner', topk=13), allowed_border=-1, pos_weight=-1),
     test_cfg=dict(nms_pre=1000, min_bbox_size=0, score_thr=0.001, nms=dict(type='nms', iou_threshold=0.65),
                   max_per_img=100))
-train_pipeline = [      # without masks: RTMDet's assigner would want them as tensors
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(160, 128), keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_evaluator = dict(metric='bbox')
-test_evaluator = val_evaluator
 optim_wrapper = dict(paramwise_cfg=dict(bypass_duplicate=True))      # the levels share the convolutions of the head
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))
 randomness = dict(seed=0)

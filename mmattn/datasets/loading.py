@@ -5,24 +5,27 @@ slow. So the end of JPEG and PNG files is looked for, and only what lacks it is 
 """
 import logging
 import os
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-from mmengine.dataset import Compose
+from mmengine.dataset import BaseDataset, Compose
 from mmengine.logging import print_log
 from PIL import Image, ImageFile, ImageOps
 
+from mmattn.config import named
 from mmattn.registry import TRANSFORMS
 
 JPEG, SCAN, JPEG_END = b'\xff\xd8', b'\xff\xda', b'\xff\xd9'
 PNG, PNG_END = b'\x89PNG\r\n\x1a\n', b'IEND\xaeB`\x82'
 ORIENTATION = 0x0112    # of EXIF
-IGNORED = 255       # the label that mmseg leaves out
+IGNORED = 255       # the label that mmseg leaves out unless told otherwise
 IN_A_ROW = 100      # samples that fail one after the other, which end a training
 NAMED = 20          # warnings of a process
 
 
-def decode(path):
+def decode(path: str | os.PathLike[str]) -> Image.Image:
     """An image file, decoded to its end and turned as its EXIF says, as mmcv turns it.
 
     Raises:
@@ -41,7 +44,7 @@ def decode(path):
         return ImageOps.exif_transpose(image)
 
 
-def has_end(content):
+def has_end(content: bytes) -> bool:
     """Whether bytes are those of a JPEG or PNG file with its end; False where only decoding can tell."""
     if content.startswith(PNG):
         return content.endswith(PNG_END)
@@ -52,7 +55,7 @@ def has_end(content):
     return content.startswith(JPEG) and content[start:start + 2] == SCAN and end > start and SCAN not in content[end:]
 
 
-def glance(path):
+def glance(path: str | os.PathLike[str]) -> tuple[tuple[int, int], str] | None:
     """(H, W) and mode of a JPEG or PNG file that is whole and upright; None where only decoding can tell."""
     content = Path(path).read_bytes()
     try:
@@ -65,13 +68,14 @@ def glance(path):
     return known if upright and has_end(content) else None
 
 
-def reason(error):
+def reason(error: BaseException) -> str:
+    """An exception in half a line."""
     return f'{type(error).__name__}: {" ".join(str(error).split())}'[:200]
 
 
-def loading_steps(pipeline):
+def loading_steps(pipeline: Sequence[Any]) -> list[Any]:
     """The steps of a pipeline, as a config has it, that load an image file and its annotations, wherever they are."""
-    names = [str(getattr(step['type'], '__name__', step['type'])).rpartition('.')[2] for step in pipeline]
+    names = [named(step) for step in pipeline]
     from_file = names[:1] == ['LoadImageFromFile']
     return [step for step, name in zip(pipeline, names) if from_file and name.startswith('Load')]
 
@@ -85,22 +89,25 @@ class LoadOrSkip:
     image, labels outside the classes.
 
     Args:
-        transforms (list[dict]): the steps, LoadImageFromFile first.
-        classes (int | None): number of classes in label maps; None takes any label.
-        log (str | None): file that gets a line for each skipped sample, of all processes together.
+        transforms: the steps, LoadImageFromFile first.
+        classes: number of classes in label maps; None takes any label.
+        log: file that gets a line for each skipped sample, of all processes together.
+        ignore_index: label that is of no class.
 
     Raises:
         RuntimeError: many samples in a row cannot be loaded.
     """
 
-    def __init__(self, transforms, classes=None, log=None):
+    def __init__(self, transforms: list[Any], classes: int | None = None, *, log: str | None = None,
+                 ignore_index: int = IGNORED) -> None:
         self.transforms = Compose(transforms)
         self.classes = classes
         self.log = log
-        self._known = set()
+        self.ignore_index = ignore_index
+        self._known: set[str] = set()
         self._in_a_row = 0
 
-    def __call__(self, results):
+    def __call__(self, results: dict[str, Any]) -> dict[str, Any] | None:
         try:
             results = self.load(results)
             self._check_size(results)
@@ -110,7 +117,7 @@ class LoadOrSkip:
         self._in_a_row = 0
         return results
 
-    def load(self, results):
+    def load(self, results: dict[str, Any]) -> dict[str, Any]:
         """Load a sample.
 
         Raises:
@@ -126,17 +133,17 @@ class LoadOrSkip:
         if labels is not None and labels.shape != shape:
             raise ValueError(f'the label map is of shape {labels.shape}, the image {shape}')
         if labels is not None and self.classes is not None:
-            outside = labels[(labels >= self.classes) & (labels != IGNORED)]
+            outside = labels[(labels >= self.classes) & (labels != self.ignore_index)]
             if outside.size:
                 raise ValueError(f'label {outside[0]} in a label map, the classes are 0 to {self.classes - 1}')
         return results
 
-    def _check_size(self, results):
+    def _check_size(self, results: dict[str, Any]) -> None:
         said, shape = (results.get('height'), results.get('width')), results['img_shape'][:2]
         if None not in said and said != shape:
             raise ValueError(f'the image is {shape[1]}x{shape[0]}, its annotations are for {said[1]}x{said[0]}')
 
-    def _skip(self, path, why):
+    def _skip(self, path: str, why: str) -> None:
         self._in_a_row += 1
         if self._in_a_row == IN_A_ROW:
             raise RuntimeError(f'{IN_A_ROW} samples in a row cannot be loaded, the last: {path}: {why}; '
@@ -151,22 +158,22 @@ class LoadOrSkip:
             print_log(f'skipped {path}: {why}', logger='current', level=logging.WARNING)
 
 
-def read_log(path):
+def read_log(path: str | os.PathLike[str]) -> dict[str, str]:
     """The images that LoadOrSkip wrote into its file, and what is wrong with them."""
     lines = Path(path).read_text().splitlines() if Path(path).exists() else ()
     return dict(line.split('\t', 1) for line in lines)
 
 
-def find_unloadable(dataset, steps, positions):
+def find_unloadable(dataset: BaseDataset, steps: list[Any], positions: Iterable[int]) -> dict[int, tuple[str, str]]:
     """The samples of a data set that its loading steps fail on; few images are decoded for that.
 
     Args:
-        dataset (BaseDataset): a data set of mmdet or mmseg.
-        steps (list[dict]): the loading steps of its pipeline.
-        positions (Iterable[int]): which samples to look at.
+        dataset: a data set of mmdet or mmseg.
+        steps: the loading steps of its pipeline.
+        positions: which samples to look at.
 
     Returns:
-        dict[int, tuple[str, str]]: by position, the image and what is wrong with it.
+        by position, the image and what is wrong with it.
     """
     load = LoadOrSkip(steps).load
     with_mask = any(step.get('with_mask') for step in steps)
@@ -181,10 +188,11 @@ def find_unloadable(dataset, steps, positions):
     return found
 
 
-def _loads(sample, with_mask):
+def _loads(sample: dict[str, Any], with_mask: bool) -> bool:
     """Whether a sample can be loaded for certain."""
     paths = [path for path in (sample['img_path'], sample.get('seg_map_path')) if path]
-    if not all(map(os.path.isfile, paths)) or None in (known := [glance(path) for path in paths]):
+    known = [glance(path) if os.path.isfile(path) else None for path in paths]
+    if known[0] is None or None in known:
         return False
     shape = known[0][0]
     if known[1:] and (known[1] not in ((shape, 'L'), (shape, 'P')) or 1 in shape):      # mmseg squeezes label maps

@@ -10,10 +10,15 @@ writes one set of images in two formats at once:
 
 Every scene depends on the seed, the split and its number only, so two machines draw the same pixels.
 """
+from __future__ import annotations
+
 import argparse
 import json
+import os
+from collections.abc import Mapping, Sequence
 from colorsys import hsv_to_rgb
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,17 +36,17 @@ HUE_SPREAD = 0.4        # how far a shape's hue strays from its class's, in step
 VISIBLE = 0.25          # a shape that would leave less than this share of another in sight is left out
 
 
-def outline(kind, center, radius, angle):
+def outline(kind: str, center: Sequence[float] | np.ndarray, radius: float, angle: float) -> np.ndarray:
     """Corners of a shape.
 
     Args:
-        kind (str): one of `CLASSES`.
-        center (tuple[float, float]): (x, y) in pixels.
-        radius (float): distance of the farthest corner from the center, in pixels.
-        angle (float): clockwise rotation from upright, in radians.
+        kind: one of `CLASSES`.
+        center: (x, y) in pixels.
+        radius: distance of the farthest corner from the center, in pixels.
+        angle: clockwise rotation from upright, in radians.
 
     Returns:
-        ndarray: (P, 2) float corners, (x, y) in pixels.
+        (P, 2) float corners, (x, y) in pixels.
     """
     if kind == 'cross':
         arm = np.array([(1, .35), (.35, .35), (.35, 1), (-.35, 1), (-.35, .35), (-1, .35)]) / np.hypot(1, .35)
@@ -56,17 +61,17 @@ def outline(kind, center, radius, angle):
     return corners @ np.array([[cos, sin], [-sin, cos]]) * radius + center
 
 
-def texture(rng, size, hue, saturation):
+def texture(rng: np.random.Generator, size: tuple[int, int], hue: float, saturation: float) -> np.ndarray:
     """A surface: two shades of one hue mixed by stripes, checks, waves or a slow ramp, with noise.
 
     Args:
-        rng (Generator): source of chance.
-        size (tuple[int, int]): (H, W) in pixels.
-        hue (float): place on the colour circle, in turns.
-        saturation (float): 0 grey to 1 pure.
+        rng: source of chance.
+        size: (H, W) in pixels.
+        hue: place on the colour circle, in turns.
+        saturation: 0 grey to 1 pure.
 
     Returns:
-        ndarray: (H, W, 3) float32 BGR, 0 to 255 but for the noise.
+        (H, W, 3) float32 BGR, 0 to 255 but for the noise.
     """
     y, x = np.mgrid[:size[0], :size[1]].astype(np.float32)
     angle, period, phase = rng.uniform(0, np.pi), rng.uniform(5, 16), rng.uniform(0, 2 * np.pi)
@@ -79,22 +84,25 @@ def texture(rng, size, hue, saturation):
     return (light * mix + dark * (1 - mix) + rng.normal(0, 4, (*size, 3))).astype(np.float32)
 
 
-def scene(split, number, size=SIZE, seed=SEED):
+def scene(split: str, number: int, size: tuple[int, int] = SIZE,
+          seed: int = SEED) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw one scene.
 
     Args:
-        split (str): a key of `SPLITS`.
-        number (int): which scene of the split.
-        size (tuple[int, int]): (height, width) in pixels.
-        seed (int): seed of the whole data set.
+        split: a key of `SPLITS`.
+        number: which scene of the split.
+        size: (height, width) in pixels.
+        seed: seed of the whole data set.
 
     Returns:
-        tuple[ndarray, ndarray, ndarray]: image (H, W, 3) uint8 BGR; labels (N,) indices into `CLASSES`, far to
+        image (H, W, 3) uint8 BGR; labels (N,) indices into `CLASSES`, far to
         near; masks (N, H, W) bool, the visible part of each shape.
     """
     rng = np.random.default_rng([seed, list(SPLITS).index(split), number])
     image = texture(rng, size, rng.random(), rng.uniform(0, 0.25))
-    labels, visible, areas = [], [], []
+    labels: list[int] = []
+    visible: list[np.ndarray] = []
+    areas: list[int] = []
     for _ in range(rng.integers(SHAPES[0], SHAPES[1] + 1)):
         label = int(rng.integers(len(CLASSES)))
         radius = rng.uniform(*RADIUS)
@@ -102,9 +110,9 @@ def scene(split, number, size=SIZE, seed=SEED):
         corners = outline(CLASSES[label], center, radius, rng.uniform(-TILT, TILT))
         hue = (label + rng.uniform(-HUE_SPREAD, HUE_SPREAD)) / len(CLASSES)
         surface = texture(rng, size, hue, rng.uniform(0.5, 0.9))
-        mask = np.zeros(size, np.uint8)
-        cv2.fillPoly(mask, [np.round(corners * 16).astype(np.int32)], 1, shift=4)
-        mask = mask > 0
+        covered = np.zeros(size, np.uint8)
+        cv2.fillPoly(covered, [np.round(corners * 16).astype(np.int32)], 1, shift=4)
+        mask = covered > 0
         if any((seen & ~mask).sum() < VISIBLE * area for seen, area in zip(visible, areas)):
             continue                            # it would hide another shape: leave it out
         image = np.where(mask[..., None], surface, image)
@@ -115,7 +123,7 @@ def scene(split, number, size=SIZE, seed=SEED):
     return image, np.array(labels), np.array(visible)
 
 
-def semantic_map(labels, masks):
+def semantic_map(labels: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """ADE20K label map of a scene: 1 is background, `CLASSES[i]` is i + 2; 0, 'unlabelled', does not occur."""
     label_map = np.ones(masks.shape[1:], np.uint8)
     for label, mask in zip(labels, masks):
@@ -123,7 +131,7 @@ def semantic_map(labels, masks):
     return label_map
 
 
-def coco_annotations(image_id, labels, masks, first_id):
+def coco_annotations(image_id: int, labels: np.ndarray, masks: np.ndarray, first_id: int) -> list[dict[str, Any]]:
     """COCO annotations of a scene: box (x, y, width, height) in pixels and run-length mask of what is visible."""
     annotations = []
     for i, (label, mask) in enumerate(zip(labels, masks)):
@@ -134,13 +142,14 @@ def coco_annotations(image_id, labels, masks, first_id):
     return annotations
 
 
-def write(root, splits=SPLITS, size=SIZE, seed=SEED):
+def write(root: str | os.PathLike[str], splits: Mapping[str, int] = SPLITS, size: tuple[int, int] = SIZE,
+          seed: int = SEED) -> None:
     """Draw the data set into a folder, in the layout at the head of this file; existing files are replaced."""
     root = Path(root)
     for split, count in splits.items():
         for folder in ('images', 'annotations'):
             (root / folder / split).mkdir(parents=True, exist_ok=True)
-        coco = dict(images=[], annotations=[],
+        coco: dict[str, list[Any]] = dict(images=[], annotations=[],
                     categories=[dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)])
         for number in tqdm(range(count), f'drawing {split} scenes', mininterval=1):
             image, labels, masks = scene(split, number, size, seed)
@@ -152,7 +161,7 @@ def write(root, splits=SPLITS, size=SIZE, seed=SEED):
         (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(coco))
 
 
-def _save(path, image):
+def _save(path: Path, image: np.ndarray) -> None:
     if not cv2.imwrite(str(path), image):
         raise OSError(f'could not write {path}')
 

@@ -12,10 +12,11 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-import common
-import common_data
 from mmattn.datasets import loading
+from mmattn.datasets.checking import check_masks
 from mmattn.datasets.loading import IN_A_ROW, LoadOrSkip, decode, find_unloadable, glance, has_end, read_log
+from mmattn.datasets.skipping import Skipped, leave_out, skip_in_training
+from mmattn.errors import UsageError
 from tests.conftest import ROOT
 
 SCENE = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
@@ -106,25 +107,27 @@ def config(folder, **settings):
     (None, [0, 2, 3, 6, 7], [1, 4, 5]), (5, [0, 2, 3], [1, 4]), (-3, [6, 7], [5]), ([7, 4, 0], [7, 0], [4])])
 def test_left_out_of_what_the_indices_choose(folder, indices, left, gone):
     cfg = config(folder, indices=indices)
-    warnings, end = common_data.leave_out(cfg, 'val')
+    skipped = leave_out(cfg, 'val')
     assert cfg.val_dataloader.dataset.indices == left
-    assert [line.partition(': OSError: ')[0] for line in warnings] == [f'val: skipped {folder}/{i}.jpg' for i in gone]
-    assert end == (f'val: skipped {len(gone)} image(s) that cannot be loaded: {", ".join(f"{i}.jpg" for i in gone)}; '
-                   'the figures are of the others')
+    assert [line.partition(': OSError: ')[0] for line in skipped.lines] == [
+        f'val: skipped {folder}/{i}.jpg' for i in gone]
+    names = ', '.join(f'{i}.jpg' for i in gone)
+    assert skipped.summary == (
+        f'val: skipped {len(gone)} image(s) that cannot be loaded: {names}; the figures are of the others')
 
 
 def test_whole_images_stay_as_they_are(folder):
     cfg = config(folder, indices=[0, 2])
     before = cfg.to_dict()
-    assert common_data.leave_out(cfg, 'val') == ([], '')
-    assert common_data.leave_out(cfg, 'test') == ([], '')
+    assert leave_out(cfg, 'val') == Skipped()
+    assert leave_out(cfg, 'test') == Skipped()
     assert cfg.to_dict() == before
 
 
 def test_a_set_without_any_image_is_refused(folder):
-    with pytest.raises(common.UsageError, match=rf'val_dataloader.dataset: none of 2 images can be loaded, the first: '
+    with pytest.raises(UsageError, match=rf'val_dataloader.dataset: none of 2 images can be loaded, the first: '
                        rf'{folder}/1.jpg: OSError: image file is truncated'):
-        common_data.leave_out(config(folder, indices=[1, 4]), 'val')
+        leave_out(config(folder, indices=[1, 4]), 'val')
 
 
 def test_every_training_pipeline_is_wrapped_once(folder):
@@ -136,7 +139,7 @@ def test_every_training_pipeline_is_wrapped_once(folder):
                       custom_hooks=[dict(type='PipelineSwitchHook', switch_pipeline=steps), dict(type='EMAHook')]))
     wrapped = dict(type='mmattn.LoadOrSkip', transforms=steps[:2], classes=5, log=f'{folder}/skipped.txt')
     for _ in range(2):      # as from the config that a training leaves in its work directory
-        assert common_data.skip_in_training(cfg) == f'{folder}/skipped.txt'
+        assert skip_in_training(cfg) == f'{folder}/skipped.txt'
         mixed = cfg.train_dataloader.dataset
         assert mixed.pipeline == [dict(type='Mosaic')]
         for pipeline in (*(part.pipeline for part in mixed.dataset.datasets), cfg.custom_hooks[0].switch_pipeline):
@@ -148,7 +151,7 @@ def test_only_a_training_that_starts_anew_forgets(folder):
     log = folder / 'skipped.txt'
     for resume, left in ((True, True), (False, False)):
         log.write_text('a.jpg\tbroken\n')
-        common_data.skip_in_training(Config(dict(config(folder), resume=resume)))
+        skip_in_training(Config(dict(config(folder), resume=resume)))
         assert log.exists() == left
 
 
@@ -170,11 +173,11 @@ def test_masks_that_cannot_be_evaluated_are_refused_before_the_test(tmp_path):
     masks = {1: [[0, 0, 1, 1]], 2: [], 3: [[0, 0, 1, 1, 2, 0]], 4: dict(size=[1, 1], counts='0')}
     file.write_text(json.dumps(dict(annotations=[dict(id=i, segmentation=mask) for i, mask in masks.items()])))
     cfg = Config(dict(test_evaluator=dict(ann_file=str(file), metric=['bbox', 'segm'])))
-    with pytest.raises(common.UsageError, match=rf'{file}: 2 annotation\(s\) have no mask that can be evaluated, by '
+    with pytest.raises(UsageError, match=rf'{file}: 2 annotation\(s\) have no mask that can be evaluated, by '
                        'id: 1, 2; a mask is a run-length code or polygons of at least three corners'):
-        common_data.check_masks(cfg, 'test')
+        check_masks(cfg, 'test')
     cfg.test_evaluator.metric = 'bbox'
-    common_data.check_masks(cfg, 'test')
+    check_masks(cfg, 'test')
 
 
 def test_an_image_that_was_left_out_counts_as_missed(tmp_path):

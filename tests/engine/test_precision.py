@@ -21,7 +21,7 @@ from mmseg.models.losses import CrossEntropyLoss as PixelLoss
 from mmseg.structures import SegDataSample
 from torch import nn
 
-import common
+from mmattn.engine.building import build_model
 from mmattn.engine.precision import AmpOptimWrapper, keep_in_float32, widened
 from tests.conftest import ROOT
 
@@ -108,7 +108,7 @@ def train_step_in_bfloat16(name, samples, image_size):
     """Losses of a training step of a demo's model, and of a test step, as under the optimizer wrapper."""
     torch.manual_seed(0)
     cfg = Config.fromfile(ROOT / 'configs' / 'demo' / f'{name}.py')
-    model = common.build_model(cfg).train()
+    model = build_model(cfg).train()
     inputs = torch.randn(len(samples), 3, *image_size)
     # on a machine without a GPU, MMEngine's wrapper is built as if there were one, and bfloat16 stands in
     with (patch.object(amp_optimizer_wrapper, 'is_cuda_available', lambda: True),

@@ -1,18 +1,18 @@
-# The generated scenes with boxes and masks, 8 images a step.
+# The generated scenes with boxes, 8 images a step.
 data_root = 'data/scenes/'
 metainfo = dict(classes=('disk', 'square', 'triangle', 'star', 'cross'),
                 palette=[(230, 60, 60), (60, 160, 230), (240, 190, 40), (90, 190, 90), (170, 90, 210)])
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=(160, 128), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='Resize', scale=(160, 128), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),      # boxes as they are in the image, for pictures beside predictions
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 train_dataloader = dict(
@@ -35,6 +35,5 @@ val_dataloader = dict(
         type='CocoDataset', data_root=data_root, metainfo=metainfo, ann_file='annotations/instances_validation.json',
         data_prefix=dict(img='images/validation/'), test_mode=True, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/instances_validation.json',
-                     metric=['bbox', 'segm'])
+val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/instances_validation.json', metric='bbox')
 test_evaluator = val_evaluator

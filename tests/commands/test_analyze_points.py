@@ -2,7 +2,6 @@
 import json
 import re
 import shutil
-import sys
 from copy import deepcopy
 from functools import cache
 
@@ -12,9 +11,14 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-import analyze_points
-import common
+from mmattn.__main__ import main
+from mmattn.commands import analyze_points
+from mmattn.config import SPLITS
 from mmattn.datasets import scenes
+from mmattn.datasets.ground_truth import of_instances
+from mmattn.engine.building import build_model
+from mmattn.errors import UsageError
+from mmattn.measuring.points import analyze, names
 from tests.conftest import ROOT
 
 DET, SEG = ROOT / 'configs/demo/mask-rcnn_dat_scenes.py', ROOT / 'configs/demo/upernet_dat_scenes.py'
@@ -32,7 +36,7 @@ def cfg(data):
     """A demo config on the small data set, changed."""
     def call(path, options=()):
         cfg = deepcopy(read(path))
-        for split in analyze_points.SPLITS:
+        for split in SPLITS:
             cfg[f'{split}_dataloader'].dataset.data_root = f'{data}/'
         cfg.merge_from_dict(dict(options))
         return cfg
@@ -42,7 +46,7 @@ def cfg(data):
 @pytest.fixture
 def unmoved(cfg, tmp_path):
     """A checkpoint of the detector whose points do not leave the grid."""
-    weights = common.build_model(cfg(DET)).state_dict()
+    weights = build_model(cfg(DET)).state_dict()
     for name, value in weights.items():
         if re.search(r'\.attn\.offset\.\d+\.weight', name) and value.shape[0] == 2:
             value.zero_()
@@ -78,13 +82,13 @@ def test_a_detector_before_and_after(run, data, unmoved, tmp_path):
 
 
 def test_a_segmentor_leaves_out_background_and_ignored_pixels(cfg, data):
-    found = analyze_points.analyze(cfg(SEG))
+    found = analyze(cfg(SEG))
     assert list(found) == ['random']
     assert list(found['random']) == LAYERS
     for shares in found['random'].values():
         assert shares[:, 0] == pytest.approx(areas(data)[1])
         assert ((shares > 0) & (shares < 1)).all()
-    some = analyze_points.analyze(cfg(SEG), split='train', background=scenes.CLASSES)
+    some = analyze(cfg(SEG), split='train', background=scenes.CLASSES)
     assert [len(shares) for shares in some['random'].values()] == [1, 1, 1]
     assert some['random'][LAYERS[0]][0, 0] == pytest.approx(1 - areas(data, 'training')[1][0])
 
@@ -95,7 +99,7 @@ def test_masks_of_instances():
     instances = [dict(bbox=[0, 0, 4, 4], mask=[triangle, [1, 1]], ignore_flag=0),
                  dict(bbox=[6, 0, 8, 6], mask=code, ignore_flag=1),
                  dict(bbox=[-3, 4.6, 7.4, 9], ignore_flag=0)]
-    mask, ignored = analyze_points.of_instances(dict(height=6, width=8, instances=instances))
+    mask, ignored = of_instances(dict(height=6, width=8, instances=instances))
     assert mask[:4, 4:].sum() == mask[4].sum() == 0
     assert 6 <= mask[:4].sum() <= 10
     assert mask[5].tolist() == [True] * 7 + [False]
@@ -104,8 +108,8 @@ def test_masks_of_instances():
 
 
 def test_long_names_where_short_ones_are_the_same():
-    assert analyze_points.names(['a/x.pth', 'b/y.pth']) == {'x.pth': 'a/x.pth', 'y.pth': 'b/y.pth'}
-    assert list(analyze_points.names(['a/x.pth', 'b/x.pth', 'a/x.pth'])) == ['a/x.pth', 'b/x.pth']
+    assert names(['a/x.pth', 'b/y.pth']) == {'x.pth': 'a/x.pth', 'y.pth': 'b/y.pth'}
+    assert list(names(['a/x.pth', 'b/x.pth', 'a/x.pth'])) == ['a/x.pth', 'b/x.pth']
 
 
 def test_one_image_has_no_standard_error():
@@ -137,18 +141,18 @@ def test_means_leave_out_images_where_nothing_counts():
     (SEG, {'model.test_cfg.mode': 'slide'}, {}, r'into pieces; add --cfg-options model\.test_cfg\.mode=whole'),
 ])
 def test_what_is_wrong_is_said(cfg, path, options, arguments, message):
-    with pytest.raises(common.UsageError, match=message):
-        analyze_points.analyze(cfg(path, options), **arguments)
+    with pytest.raises(UsageError, match=message):
+        analyze(cfg(path, options), **arguments)
 
 
 def test_a_model_without_deformable_attention(cfg):
-    with pytest.raises(common.UsageError, match=r'upernet_crossformer_scenes\.py has no DeformableAttention'):
-        analyze_points.analyze(cfg(ROOT / 'configs/demo/upernet_crossformer_scenes.py'))
+    with pytest.raises(UsageError, match=r'upernet_crossformer_scenes\.py has no DeformableAttention'):
+        analyze(cfg(ROOT / 'configs/demo/upernet_crossformer_scenes.py'))
 
 
 def test_a_checkpoint_of_another_model(cfg, unmoved):
-    with pytest.raises(common.UsageError, match=r'unmoved\.pth is not of this model'):
-        analyze_points.analyze(cfg(SEG), [unmoved])
+    with pytest.raises(UsageError, match=r'unmoved\.pth is not of this model'):
+        analyze(cfg(SEG), [unmoved])
 
 
 def test_annotations_of_another_size(cfg, data, tmp_path):
@@ -159,17 +163,16 @@ def test_annotations_of_another_size(cfg, data, tmp_path):
         image['width'] = 170
     coco['annotations'] = [{**annotation, 'segmentation': None} for annotation in coco['annotations']]
     path.write_text(json.dumps(coco))
-    with pytest.raises(common.UsageError, match=r'00000\.png: the mask is of \(128, 170\) pixels, the image of'):
-        analyze_points.analyze(cfg(DET, {'test_dataloader.dataset.data_root': f'{copy}/'}))
+    with pytest.raises(UsageError, match=r'00000\.png: the mask is of \(128, 170\) pixels, the image of'):
+        analyze(cfg(DET, {'test_dataloader.dataset.data_root': f'{copy}/'}))
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     (['--limit', '-1'], '--limit -1: a number of images, or 0 for all'),
     (['--out', __file__], f'--out {__file__} cannot be written'),
 ])
-def test_wrong_options_are_one_line(monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr(sys, 'argv', ['analyze_points.py', str(DET), *arguments])
+def test_wrong_options_are_one_line(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
-        common.run(analyze_points.main)
+        main('analyze-points', [str(DET), *arguments])
     assert stop.value.code == 2
     assert re.fullmatch(f'error: {message}.*\n', capsys.readouterr().err)

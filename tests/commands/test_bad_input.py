@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-import common_data
 from mmattn.datasets import scenes
+from mmattn.datasets.skipping import SKIPPED as SKIPPED_FILE
 from tests.conftest import ROOT
 
 SIZE = 128, 160
@@ -191,7 +191,7 @@ def names(cases, *outcomes):
 
 
 def skipped(work):
-    lines = (work / common_data.SKIPPED).read_text().splitlines()
+    lines = (work / SKIPPED_FILE).read_text().splitlines()
     found = [line.split('\t')[0].rpartition('/')[2] for line in lines]
     assert len(set(found)) == len(found)        # whichever process found them
     return set(found)
@@ -224,7 +224,7 @@ def check_detection(call, config, root, work, *others):
     line = only(printed, 'train: skipped ')
     assert line.startswith(f'train: skipped {len(gone)} image(s) that cannot be loaded: ')
     assert line.endswith(f', …; {work}/skipped.txt says why')
-    assert f'{root}/images/empty.jpg\tValueError: 0 bytes\n' in (work / common_data.SKIPPED).read_text()
+    assert f'{root}/images/empty.jpg\tValueError: 0 bytes\n' in (work / SKIPPED_FILE).read_text()
     assert only(printed, 'val: skipped 2') == (
         'val: skipped 2 image(s) that cannot be loaded: cut-0.001.jpg, cut-0.01.jpg; their objects count as missed')
     out = work / 'predictions.pkl'

@@ -3,7 +3,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-import common
+from mmattn.engine.building import build_model, load_weights
+from mmattn.errors import UsageError
 from mmattn.openmmlab import choose_checkpoint_reading
 from tests import authors
 from tests.test_recipes import ROWS, config, family
@@ -17,7 +18,7 @@ PUBLISHED = [name for name in PUBLISHED if 'crossformer-pp-b' not in name and no
 def write_file(path, name, cfg):
     """A file in the authors' layout; returns its parameters by our names."""
     with torch.device('meta'):
-        model = common.build_model(cfg)
+        model = build_model(cfg)
     state, ours = {}, {}
     for theirs, (our_name, shape) in authors.layout(model, family(name)).items():
         state[theirs] = torch.zeros(shape, dtype=torch.long) if 'num_batches' in theirs else torch.rand(shape)
@@ -32,8 +33,8 @@ def write_file(path, name, cfg):
 def check_file(path, name, cfg):
     choose_checkpoint_reading()
     expected = write_file(path, name, cfg)
-    model = common.build_model(cfg)
-    common.load_weights(model, str(path))       # as tools/test.py does: nothing missing, nothing unknown
+    model = build_model(cfg)
+    load_weights(model, str(path))       # as tools/test.py does: nothing missing, nothing unknown
     for ours, value in model.state_dict().items():
         assert torch.equal(value, expected[ours]), ours
 
@@ -57,5 +58,5 @@ def test_a_file_without_the_convolution_of_the_neck_is_refused(tmp_path):
     pooled = Config(cfg.to_dict())
     pooled.model.neck.add_extra_convs = False
     write_file(tmp_path / 'pooled.pth', 'mask-rcnn_dat-pp-t_fpn_1x_coco', pooled)
-    with pytest.raises(common.UsageError, match=r'is not of this model: missing keys.*neck\.fpn_convs\.4'):
-        common.load_weights(common.build_model(cfg), str(tmp_path / 'pooled.pth'))
+    with pytest.raises(UsageError, match=r'is not of this model: missing keys.*neck\.fpn_convs\.4'):
+        load_weights(build_model(cfg), str(tmp_path / 'pooled.pth'))

@@ -1,20 +1,20 @@
-"""Write the tables of published models: python tools/model_table.py
+"""Write the tables of published models: python tools/maintenance/model_table.py
 
 Counts parameters and multiply-adds of every config in configs/published.yml, and writes configs/FAMILY/metafile.yml,
 the table in configs/FAMILY/README.md, and model-index.yml.
 """
-import argparse
 from pathlib import Path
 
 import yaml
 
-import published_flops
-from common import UsageError, read_config, run
-from get_flops import SHAPES, Count, count_model
+from mmattn.config import read_config
+from mmattn.errors import UsageError
+from mmattn.measuring import published_flops
+from mmattn.measuring.flops import SHAPES, Count, count_model
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
-START, END = '<!-- table by tools/model_table.py -->', '<!-- end of table -->'
+START, END = '<!-- table by tools/maintenance/model_table.py -->', '<!-- end of table -->'
 COLUMNS = ('config', 'parameters, M', 'published', 'multiply-adds, G', 'without attention', 'by their count',
            'published', 'published result', 'recipe')
 
@@ -131,13 +131,12 @@ def metafile(collections, costs):
 
 
 def _dump(content):
-    return ('# Written by tools/model_table.py. FLOPs are multiply-adds as we count them, results are published.\n'
+    return ('# Written by tools/maintenance/model_table.py. FLOPs are multiply-adds as we count them, results are '
+            'published.\n'
             + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.parse_args()
     collections = read_published()
     for path, text in render(collections, count_all(collections)).items():
         path.write_text(text)
@@ -145,4 +144,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run(main)
+    main()

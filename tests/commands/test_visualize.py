@@ -1,12 +1,13 @@
 """visualize.py, in this process, on generated scenes with untrained models."""
-import sys
+from argparse import ArgumentParser
 
 import cv2
 import pytest
 from mmengine.config import Config
 
-import common
-import visualize
+from mmattn.commands import visualize
+from mmattn.engine.building import build_runner
+from mmattn.errors import UsageError
 from tests.conftest import ROOT
 
 DET, SEG = 'configs/demo/mask-rcnn_dat_scenes.py', 'configs/demo/upernet_biformer_scenes.py'
@@ -19,10 +20,11 @@ def data(write_scenes):
 
 
 @pytest.fixture
-def call(monkeypatch):
+def call():
     def run(*args):
-        monkeypatch.setattr(sys, 'argv', ['visualize.py', *map(str, args)])
-        visualize.main()
+        parser = ArgumentParser()
+        visualize.add_arguments(parser)
+        visualize.run(parser.parse_args(list(map(str, args))))
     return run
 
 
@@ -72,7 +74,7 @@ def test_wrong_uses_say_what_is_right(call, data, write_scenes, tmp_path, option
     image = data / 'images/validation/00000.png'
     setting = f'test_dataloader.dataset.data_root={write_scenes(training=0, validation=1)}/'
     options = [{'IMAGE': image, 'TMP': tmp_path, 'DATA': setting}.get(option, option) for option in options]
-    with pytest.raises(common.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         call(*options)
 
 
@@ -88,7 +90,7 @@ def test_the_hook_draws_during_validation_and_testing(data, tmp_path, config):
     cfg.custom_hooks = [dict(type='mmattn.AttentionVisualizationHook', count=1, interval=2)]
     cfg.work_dir, cfg.launcher = str(tmp_path), 'none'
     cfg.visualizer.name = str(tmp_path)     # MMEngine keeps one of each name, with the folder of its first run
-    runner = common.build_runner(cfg)
+    runner = build_runner(cfg)
     drawn = list(tmp_path.rglob('attention_00000_0.png'))
     runner.val()
     assert drawn == list(tmp_path.rglob('attention_*.png')) == []

@@ -10,9 +10,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-import common
-import train
 from mmattn.checkpoint.reading import read_checkpoint
+from mmattn.engine.training import resume_from
+from mmattn.errors import UsageError
 from tests.conftest import ROOT, command, loader_options
 
 # Dropout, stochastic depth, batch norm and flips are on, samples come from two worker processes, and a checkpoint is
@@ -87,7 +87,7 @@ def save(path, **changes):
     torch.save({'state_dict': {}, 'optimizer': {}, 'message_hub': {}, 'meta': {'seed': 7}, **changes}, path)
 
 
-def test_a_cut_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsys):
+def test_a_cut_checkpoint_is_named_and_the_one_before_it_used(tmp_path):
     for step in (1, 2, 3):
         save(tmp_path / f'iter_{step}.pth')
     for step in (2, 3):
@@ -95,23 +95,22 @@ def test_a_cut_checkpoint_is_named_and_the_one_before_it_used(tmp_path, capsys):
         path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
     (tmp_path / 'last_checkpoint').write_text(str(path))
     cfg = Config(dict(work_dir=str(tmp_path)))
-    assert train.resume_from(cfg, 'auto')['meta'] == {'seed': 7}
+    resumed = resume_from(cfg, 'auto')
+    assert (resumed.path, resumed.content['meta']) == (tmp_path / 'iter_1.pth', {'seed': 7})
     assert (cfg.load_from, cfg.randomness.seed) == (str(tmp_path / 'iter_1.pth'), 7)
-    three, two, one = (line for line in capsys.readouterr().out.splitlines() if 'resume' in line)
-    assert re.fullmatch(rf'not resumed from: checkpoint {path} is cut short: \d+ bytes without an end', three)
-    assert two.startswith(f'not resumed from: checkpoint {tmp_path}/iter_2.pth is cut short')
-    assert one == f'resumes from {tmp_path}/iter_1.pth'
-    with pytest.raises(common.UsageError, match=rf'is cut short.*; the latest other one is {tmp_path}/iter_2\.pth'):
-        train.resume_from(cfg, str(path))
+    three, two = resumed.refused
+    assert re.fullmatch(rf'checkpoint {path} is cut short: \d+ bytes without an end', three)
+    assert two.startswith(f'checkpoint {tmp_path}/iter_2.pth is cut short')
+    with pytest.raises(UsageError, match=rf'is cut short.*; the latest other one is {tmp_path}/iter_2\.pth'):
+        resume_from(cfg, str(path))
     (tmp_path / 'iter_1.pth').unlink()
-    assert train.resume_from(cfg, 'auto') is None
-    assert f'no checkpoint in {tmp_path} to resume from' in capsys.readouterr().out
+    assert resume_from(cfg, 'auto').path is None
 
 
 def test_weights_alone_are_not_resumed_from(tmp_path):
     torch.save({'state_dict': {}}, tmp_path / 'weights.pth')
-    with pytest.raises(common.UsageError, match='holds no optimizer, message_hub, meta; load_from takes such weights'):
-        train.resume_from(Config(dict(work_dir=str(tmp_path))), tmp_path / 'weights.pth')
+    with pytest.raises(UsageError, match='holds no optimizer, message_hub, meta; load_from takes such weights'):
+        resume_from(Config(dict(work_dir=str(tmp_path))), tmp_path / 'weights.pth')
 
 
 def test_a_checkpoint_of_another_model_is_refused(one_line, data, tmp_path):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-import benchmark
+from mmattn.measuring.timing import memory
 from tests.conftest import ROOT
 
 TOOL = ROOT / 'tools/benchmark.py'
@@ -68,7 +68,7 @@ def test_what_is_wrong_is_named(run, one_line):
 def test_memory_sees_what_a_step_needs_and_not_what_was_there():
     import torch
     kept = torch.ones(2 ** 24)
-    before = benchmark.memory(kept.device, reset=True)
+    before = memory(kept.device, reset=True)
     torch.ones(2 ** 24).sum()
-    used = benchmark.memory(kept.device) - before
+    used = memory(kept.device) - before
     assert used == pytest.approx(2 ** 26, rel=0.2)

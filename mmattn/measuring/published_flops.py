@@ -1,18 +1,26 @@
 """The published multiply-adds of detectors and segmentors, counted again as they were counted, or seem to have been.
 
-`tools/get_flops.py` counts what is computed.
+`mmattn.measuring.flops` counts what is computed.
 """
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmattn import backbones
+from mmattn.backbones.crossformer import CrossFormerStage
+from mmattn.backbones.dat import DATStage
+from mmattn.backbones.pyramid import resolve_stages
+from mmattn.measuring.flops import Count
 
 
-def dat(model, counts, shape):
+def dat(model: Any, counts: Mapping[str, Count], shape: tuple[int, int]) -> int:
     """DAT: no attention and no sampling, but a quarter of the products of deformable attention."""
     deformable = sum(2 * (height * width) ** 2 * stage.embed_dims * stage.blocks.count('D')
                      for stage, height, width in _stages(model, shape))
     return sum(part.total - part.attention - part.sampling for part in counts.values()) + deformable // 4
 
 
-def crossformer(model, counts, shape):
+def crossformer(model: Any, counts: Mapping[str, Count], shape: tuple[int, int]) -> int:
     """CrossFormer, as the authors' scripts count: linear maps and products of attention on maps completed to multiples
     of a group, biases of convolutions and ReLU, no norms."""
     total = sum(part.total + part.pointwise for name, part in counts.items() if name != 'backbone')
@@ -36,16 +44,14 @@ def crossformer(model, counts, shape):
     return total
 
 
-def _stages(model, shape):
+def _stages(model: Any, shape: tuple[int, int]) -> Iterator[tuple[Any, int, int]]:
     """The stages of a config's backbone, each with the height and width of its map."""
-    from mmattn import backbones
-    from mmattn.backbones.crossformer import CrossFormerStage
-    from mmattn.backbones.dat import DATStage
-    from mmattn.backbones.pyramid import resolve_stages
     family = getattr(backbones, model.backbone.type.partition('.')[2])
     record = DATStage if issubclass(family, backbones.DAT) else CrossFormerStage
     backbone = model.backbone
     fields = dict(group_size='group_sizes', interval='intervals', far_groups='far_groups')
     overrides = {} if record is DATStage else {field: backbone.get(name) for field, name in fields.items()}
     stages = resolve_stages(backbone.arch, family.arch_zoo, record, **overrides)
-    return [(stage, *(math.ceil(side / (4 * 2 ** i)) for side in shape)) for i, stage in enumerate(stages)]
+    for i, stage in enumerate(stages):
+        height, width = (math.ceil(side / (4 * 2 ** i)) for side in shape)
+        yield stage, height, width

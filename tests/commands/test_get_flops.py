@@ -3,9 +3,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-import common
-import get_flops
+from mmattn.engine.building import build_model
 from mmattn.layers import DeformableAttention, NeighborhoodAttention
+from mmattn.measuring.flops import count_call, count_model
 from tests.conftest import ROOT
 
 RETINANET, CASCADE = 'configs/dat/retinanet_{}_fpn_1x_coco.py', 'configs/dat/cascade-mask-rcnn_dat-t_fpn_1x_coco.py'
@@ -22,11 +22,11 @@ def test_backbones_cost_what_the_papers_say(name, published):
     cfg = config(name)
     if 'biformer' in name:
         cfg.model.backbone.num_windows = 7
-    assert get_flops.count_model(cfg, (224, 224))['backbone'].total / 1e9 == pytest.approx(published, abs=0.1)
+    assert count_model(cfg, (224, 224))['backbone'].total / 1e9 == pytest.approx(published, abs=0.1)
 
 
 def count(layer, *shape):
-    return get_flops.count_call(layer.eval(), torch.zeros(*shape))[1]
+    return count_call(layer.eval(), torch.zeros(*shape))[1]
 
 
 def test_a_layer_costs_what_its_formula_says():
@@ -50,7 +50,7 @@ def test_neighbourhoods_count_the_keys_of_a_window_and_not_of_a_tile(size, keys)
 
 
 def test_two_stages_have_1000_boxes_and_100_masks_in_every_head():
-    counts = get_flops.count_model(config(CASCADE), (64, 64))
+    counts = count_model(config(CASCADE), (64, 64))
     box = 1000 * (4 * 9 * 256 ** 2 * 49 + 49 * 256 * 1024 + 1024 * (81 + 320))
     mask = 100 * (4 * 9 * 256 ** 2 * 14 ** 2 + 4 * 256 ** 2 * 14 ** 2 + 80 * 256 * 28 ** 2)
     assert counts['roi_head'].total == 3 * (box + mask)
@@ -61,11 +61,11 @@ def test_values_do_not_matter_only_shapes_do():
     """The same count as on real tensors."""
     cfg = config('configs/demo/upernet_crossformer_scenes.py')
     cfg.model.backbone.cut_padding = True
-    model = common.build_model(cfg).eval()
+    model = build_model(cfg).eval()
     with torch.no_grad():
-        maps, found = get_flops.count_call(model.backbone, torch.rand(1, 3, 61, 90))
-        found += get_flops.count_call(model.decode_head, maps)[1]
-    counts = get_flops.count_model(cfg, (61, 90))
+        maps, found = count_call(model.backbone, torch.rand(1, 3, 61, 90))
+        found += count_call(model.decode_head, maps)[1]
+    counts = count_model(cfg, (61, 90))
     assert (counts['backbone'] + counts['decode_head']).total == found.total > 0
     assert counts['auxiliary_head'].parameters > 0 == counts['auxiliary_head'].total
 

@@ -2,7 +2,6 @@
 import json
 import re
 import shutil
-import sys
 from copy import deepcopy
 from functools import cache
 
@@ -11,8 +10,10 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 
-import check_data
-import common
+from mmattn.__main__ import main
+from mmattn.config import SPLITS
+from mmattn.datasets.checking import check as check_config
+from mmattn.errors import UsageError
 from tests.conftest import ROOT
 
 DET, SEG = ROOT / 'configs/demo/mask-rcnn_dat_scenes.py', ROOT / 'configs/demo/upernet_dat_scenes.py'
@@ -37,13 +38,13 @@ def check(data, tmp_path):
     """What the check of a demo config says of the copy, of its training set unless told otherwise."""
     def call(config, options=(), splits=('train',), **kwargs):
         cfg = deepcopy(read(config))
-        for split in check_data.SPLITS:
+        for split in SPLITS:
             cfg[f'{split}_dataloader'].batch_size = 2
             cfg[f'{split}_dataloader'].dataset.data_root = f'{data}/'
             if split != 'train' and config == DET:
                 cfg[f'{split}_evaluator'].ann_file = f'{data}/annotations/instances_validation.json'
         cfg.merge_from_dict(dict(options))
-        return list(check_data.check(cfg, tmp_path / 'batch.png', splits, **kwargs))
+        return [str(finding) for finding in check_config(cfg, tmp_path / 'batch.png', splits, **kwargs)]
     return call
 
 
@@ -62,7 +63,7 @@ def edit(data, change, split='training'):
 
 
 def test_a_detection_set_without_problems(check, tmp_path):
-    lines = check(DET, splits=check_data.SPLITS)
+    lines = check(DET, splits=SPLITS)
     boxes = len(json.loads((tmp_path / 'data/annotations/instances_training.json').read_text())['annotations'])
     assert lines[:2] == [f'train: 6 images (0 without a box), {boxes} boxes, 5 categories', 'train: read 6 of 6 images']
     assert lines[3:6] == ['val: read 4 of 4 images', 'test: the same as val',
@@ -74,7 +75,7 @@ def test_a_detection_set_without_problems(check, tmp_path):
 
 
 def test_a_segmentation_set_without_problems(check, tmp_path):
-    lines = check(SEG, splits=check_data.SPLITS)
+    lines = check(SEG, splits=SPLITS)
     assert lines == [
         'train: 6 images, 6 classes, reduce_zero_label=True', 'train: read 6 of 6 images',
         'train: 6 of 6 classes occur in the 6 label maps read',
@@ -97,10 +98,9 @@ def test_a_problem_ends_with_exit_status_1(run, data, tmp_path):
 
 def test_no_problem_ends_with_exit_status_0_and_a_picture(data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['check_data.py', str(SEG), '--split', 'train', '--cfg-options',
-                                      f'train_dataloader.dataset.data_root={data}'])
     with pytest.raises(SystemExit) as end:
-        common.run(check_data.main)
+        main('check-data', [str(SEG), '--split', 'train', '--cfg-options',
+                            f'train_dataloader.dataset.data_root={data}'])
     assert end.value.code == 0
     assert capsys.readouterr().out.endswith('\n0 problem(s)\n')
     assert (tmp_path / 'work_dirs/check_data/upernet_dat_scenes.png').is_file()
@@ -206,14 +206,19 @@ def test_classes_of_the_config(check):
     assert only_problem(check(DET, {'train_dataloader.dataset.metainfo.classes': 'disk'})).startswith(
         "problem: train: metainfo.classes is 'disk'; it takes names")
     other = {f'{split}_dataloader.dataset.metainfo.classes': ('disk', 'square') for split in ('val', 'test')}
-    assert only_problem(check(DET, other, check_data.SPLITS)) == (
+    assert only_problem(check(DET, other, SPLITS)) == (
         'problem: val: metainfo.classes are 2 (disk, square), those of the first split 5 (disk, square, triangle, …)')
 
 
 def test_an_evaluator_of_another_file(check, data):
     file = data / 'annotations/instances_training.json'
-    assert [line for line in check(DET, {'val_evaluator.ann_file': str(file)}, ['val']) if 'warning' in line] == [
-        f'warning: val: val_evaluator.ann_file is {file}, but the data set reads '
+    assert only_problem(check(DET, {'val_evaluator.ann_file': str(file)}, ['val'])) == (
+        f'problem: val: val_evaluator.ann_file is {file}, but the data set reads '
+        f'{data}/annotations/instances_validation.json, and they have not the same boxes')
+    copy = data / 'copy.json'
+    copy.write_text((data / 'annotations/instances_validation.json').read_text())
+    assert [line for line in check(DET, {'val_evaluator.ann_file': str(copy)}, ['val']) if 'copy.json' in line] == [
+        f'warning: val: val_evaluator.ann_file is {copy}, but the data set reads '
         f'{data}/annotations/instances_validation.json']
 
 
@@ -275,12 +280,12 @@ def test_a_choice_of_the_library_s_classes(check):
 
 
 def test_other_libraries_and_formats_are_usage_errors(check, tmp_path):
-    with pytest.raises(common.UsageError, match="default_scope='mmpose'"):
+    with pytest.raises(UsageError, match="default_scope='mmpose'"):
         check(DET, {'default_scope': 'mmpose'})
-    with pytest.raises(common.UsageError, match='train: LVISV1Dataset does not read its file as CocoDataset does'):
+    with pytest.raises(UsageError, match='train: LVISV1Dataset reads its file neither as CocoDataset nor'):
         check(DET, {'train_dataloader.dataset.type': 'LVISV1Dataset'})
     (tmp_path / 'batch.png').mkdir()
-    with pytest.raises(common.UsageError, match=r'batch\.png cannot be written: '):
+    with pytest.raises(UsageError, match=r'batch\.png cannot be written: '):
         check(SEG)
 
 
@@ -301,7 +306,7 @@ def page(scenes_root, tmp_path, monkeypatch):
 def test_the_configs_of_the_page_have_no_problems(page):
     assert len(page) == 3
     for name in page:
-        lines = list(check_data.check(Config.fromfile(name), 'batch.png'))
+        lines = [str(finding) for finding in check_config(Config.fromfile(name), 'batch.png')]
         assert not [line for line in lines if line.startswith(('problem', 'warning', 'no batch'))], (name, lines)
         assert any(line.startswith('batch: 2 from 6 images') for line in lines)
 
@@ -313,6 +318,7 @@ def test_real_images(tmp_path, monkeypatch, config, folder):
     if not (ROOT / folder).is_dir():
         pytest.skip(f'{folder} is missing; link the data set or a part of it there')
     monkeypatch.chdir(ROOT)
-    lines = list(check_data.check(Config.fromfile(config), tmp_path / 'batch.png', ['train'], limit=5))
+    found = check_config(Config.fromfile(config), tmp_path / 'batch.png', ['train'], limit=5)
+    lines = [str(finding) for finding in found]
     assert not [line for line in lines if line.startswith(('problem', 'no batch'))]
     assert (tmp_path / 'batch.png').is_file()

@@ -1,0 +1,93 @@
+"""Configs: reading them, and finding in them what commands ask for."""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmattn.errors import UsageError
+from mmattn.openmmlab import DISTRIBUTIONS, require
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+SPLITS = ('train', 'val', 'test')
+
+
+def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file.
+
+    Args:
+        path: of the file.
+        options: settings to change, by keys with dots.
+
+    Raises:
+        UsageError: it is missing, does not parse, or needs a package that is not installed; an option that cannot be
+            set.
+    """
+    from mmengine.config import Config
+    if not Path(path).is_file():
+        raise UsageError(f'config not found: {Path(path).absolute()}')
+    try:
+        cfg = Config.fromfile(path)
+    except ImportError as error:
+        raise UsageError(f'{path}: {advice(error)}') from error
+    except (FileNotFoundError, SyntaxError, KeyError, TypeError) as error:
+        raise UsageError(f'{path} cannot be read: {error}') from error
+    try:
+        cfg.merge_from_dict(dict(options or {}))
+    except (KeyError, TypeError, AssertionError) as error:
+        raise UsageError(f'--cfg-options cannot be applied to {path}: {error}') from error
+    return cfg
+
+
+def advice(error: ImportError) -> str:
+    """What an error of an import says, or what to install where a module of OpenMMLab is missing."""
+    try:
+        require(*(module for module in DISTRIBUTIONS if module in str(error) and find_spec(module) is None))
+    except ImportError as better:
+        return str(better)
+    return str(error)
+
+
+def is_segmentation(cfg: Config) -> bool:
+    """Whether a config is of mmseg."""
+    return cfg.get('default_scope') == 'mmseg'
+
+
+def check_scope(cfg: Config, what: str) -> None:
+    """Raise UsageError unless a config is of mmdet or mmseg, the only ones that can be `what`."""
+    scope = cfg.get('default_scope')
+    if scope not in ('mmdet', 'mmseg'):
+        raise UsageError(f'default_scope={scope!r}: only mmdet and mmseg configs can be {what}')
+
+
+def datasets_below(node: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:
+    """Every innermost data set below a data loader, or a data set that wraps others, with its key in the config."""
+    wrapped = False
+    for name in ('dataset', 'datasets'):
+        inner = node.get(name)
+        wrapped |= bool(inner)
+        if isinstance(inner, Mapping):
+            yield from datasets_below(inner, f'{key}.{name}')
+        else:
+            for i, one in enumerate(inner or ()):
+                yield from datasets_below(one, f'{key}.{name}.{i}')
+    if not wrapped:
+        yield key, node
+
+
+def evaluators(cfg: Mapping[str, Any], split: str) -> list[Any]:
+    """The configs of the metrics of a split."""
+    found = cfg.get(f'{split}_evaluator') or []
+    if isinstance(found, Mapping) and 'metrics' in found:       # MMEngine's Evaluator around them
+        found = found['metrics']
+    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+def named(step: Mapping[str, Any]) -> str:
+    """The class name of a config's `type`, which may be a class, and may have a scope before its name."""
+    kind = step['type']
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]

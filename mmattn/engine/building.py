@@ -1,0 +1,140 @@
+"""Models and runners of configs, with their weights."""
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import init_dist
+from mmengine.registry import MODELS, RUNNERS, DefaultScope
+from mmengine.runner import Runner, load_checkpoint, set_random_seed
+from torch import nn
+
+from mmattn.checkpoint.files import check_file, check_pretrained
+from mmattn.errors import ArgumentError, UsageError
+
+RANDOM = 'random'       # stands for a checkpoint: the weights that training starts from
+LIBRARIES = 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmattn'
+
+
+@contextmanager
+def config_errors() -> Iterator[None]:
+    """Turn what a config does wrong into a UsageError: a type that is not registered, an argument that a class does not
+    have or refuses. Errors of other origin pass as they are, with their traceback."""
+    try:
+        yield
+    except (TypeError, KeyError, ImportError, ArgumentError) as error:
+        files = [Path(frame.filename) for frame in traceback.extract_tb((error.__cause__ or error).__traceback__)]
+        built = any(file.match('mmengine/registry/*.py') for file in files)
+        text = str(error.args[0] if error.args else error)
+        if isinstance(error, TypeError):        # raised by a call that does not fit, not in what was called
+            built &= bool(set(files[-1].parts) & {*LIBRARIES} and re.search('(keyword|positional) argument', text))
+        elif isinstance(error, KeyError):
+            built &= files[-1].match('mmengine/registry/*.py')
+        if not built and not isinstance(error, ArgumentError):
+            raise
+        raise UsageError(text) from error
+
+
+def check_weights(cfg: Config, checkpoint: str) -> None:
+    """Check the file of a checkpoint, or for 'random' those that training would start from.
+
+    Raises:
+        UsageError: it is missing or no checkpoint.
+    """
+    if checkpoint == RANDOM:
+        check_pretrained(cfg.model)
+    else:
+        check_file(checkpoint)
+
+
+def build_model(cfg: Config) -> Any:
+    """Build the model of a config alone.
+
+    Raises:
+        UsageError: a class refused its arguments or is not registered.
+    """
+    with config_errors(), DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        return MODELS.build(cfg.model)
+
+
+def join_processes(cfg: Config) -> None:
+    """Let the processes that a launcher started find each other, over gloo where there is no GPU.
+
+    MMEngine's launcher takes a CUDA device in any case, but leaves a process group alone that stands already; its
+    data-parallel wrapper takes one unless the config says otherwise.
+    """
+    if cfg.launcher == 'none':
+        return
+    if cfg.launcher != 'pytorch' or torch.cuda.is_available():
+        if not torch.distributed.is_initialized():
+            init_dist(cfg.launcher, **(cfg.get('env_cfg') or {}).get('dist_cfg', {}))
+        return
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+                   find_unused_parameters=cfg.get('find_unused_parameters', False))
+    cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {})}
+    if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
+        cfg.strategy.model_wrapper.device_id = 'cpu'
+        for settings in cfg.strategy.state_dict_cfg.values():
+            if 'offload_to_cpu' in settings:        # would be saved from memory that FSDP has freed
+                settings.offload_to_cpu = False
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build MMEngine's runner, the model with it.
+
+    Raises:
+        UsageError: a class refused its arguments or is not registered.
+    """
+    join_processes(cfg)
+    with config_errors():
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def load_weights(target: Runner | nn.Module, checkpoint: str) -> None:
+    """Load a checkpoint, ours or the authors', that has every parameter of the model and no other.
+
+    Args:
+        target: a runner, whose hooks see the checkpoint, or a model.
+        checkpoint: a file.
+
+    Raises:
+        UsageError: it is of another model.
+    """
+    try:
+        if isinstance(target, nn.Module):
+            load_checkpoint(target, checkpoint, map_location='cpu', strict=True)
+        else:
+            target.load_checkpoint(checkpoint, strict=True)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split()).partition('The model and loaded state dict do not match exactly ')[2]
+        if not reason:
+            raise
+        raise UsageError(f'{checkpoint} is not of this model: {reason[:300]}{"…" * (len(reason) > 300)}') from error
+
+
+def load_model(cfg: Config, checkpoint: str) -> Any:
+    """The model of a config alone, ready to predict.
+
+    Args:
+        cfg: the whole config; its random seed, or else 0, is set before the model is built.
+        checkpoint: a file, ours or the authors'; 'random' for the weights that training starts from.
+
+    Raises:
+        UsageError: a file is missing or of another model, or the model cannot be built.
+    """
+    check_weights(cfg, checkpoint)
+    set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
+    model = build_model(cfg)
+    if checkpoint == RANDOM:
+        with config_errors():
+            model.init_weights()
+    else:
+        load_weights(model, checkpoint)
+    return model.eval().to(get_device())

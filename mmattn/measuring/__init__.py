@@ -1,0 +1,1 @@
+"""What models cost, and where they look: multiply-adds, time, memory, points on objects."""

@@ -1,0 +1,218 @@
+"""Layers and backbones timed in processes of their own: python -m mmattn.measuring.benchmark runs one of them."""
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from mmattn.measuring.timing import memory, seconds
+
+ROWS = {
+    'reference': "the plain formula: bias and weights of all queries and keys held, as in the authors' code",
+    'mmattn': 'what runs by default',
+    'products': 'its matrix products and convolutions alone: the limit',
+    'dense': 'bias held, fused attention',
+    'separable': 'bias never held',
+    'flex': 'bias never held, fused CUDA kernel',
+    'no-bias': 'attention without position bias: the limit',
+    'bf16': 'mmattn under bfloat16 autocast',
+}
+DEFORMABLE, GROUPED, ROUTED = 'MMATTN_DEFORMABLE_ATTENTION', 'MMATTN_GROUPED_ATTENTION', 'MMATTN_ROUTED_ATTENTION'
+VARIABLES = dict(dat=[DEFORMABLE], biformer=[ROUTED], crossformer=[GROUPED, 'MMATTN_CENTRED_CONVOLUTION'])
+
+
+@dataclass
+class Case:
+    """What is measured; see the options of `mmattn benchmark`."""
+    family: str
+    layer: bool
+    arch: str | None
+    size: tuple[int, int]
+    batch: int
+    train: bool
+    with_cp: bool
+    device: str
+    iterations: int
+    dim: int
+    heads: int
+    groups: int
+    stride: int
+    table: int
+    windows: int
+    topk: int
+    interval: int
+
+    @property
+    def is_deformable_layer(self) -> bool:
+        return self.layer and self.family in ('dat', 'dat_pp')
+
+
+def build(case: Case, row: str) -> tuple[nn.Module, Tensor]:
+    """The module and its input, with the same random weights in every row."""
+    torch.manual_seed(0)
+    if case.layer:
+        from mmattn.layers import BiLevelRoutingAttention, DeformableAttention, LongDistanceAttention
+        module: nn.Module
+        if case.family == 'biformer':
+            module = BiLevelRoutingAttention(case.dim, case.heads, num_windows=case.windows, topk=case.topk)
+        elif case.family in ('crossformer', 'crossformer_pp'):
+            module = LongDistanceAttention(case.dim, case.heads, interval=case.interval)
+        else:
+            module = DeformableAttention(
+                case.dim, case.heads, offset_groups=case.groups, stride=case.stride,
+                offset_range_factor=2 if case.family == 'dat' else -1, table_size=case.table, convention=case.family,
+                position_bias='none' if row == 'no-bias' else 'table')
+        x = torch.randn(case.batch, case.dim, *case.size)
+    else:
+        from mmattn.backbones import DAT, BiFormer, CrossFormer, CrossFormerPlusPlus, DATPlusPlus
+        if case.family == 'biformer':       # dense training keeps the statistics of batch norms
+            module = BiFormer(case.arch, num_windows=case.windows, norm_eval=True, with_cp=case.with_cp).train()
+        else:
+            families = dict(dat=DAT, dat_pp=DATPlusPlus, crossformer=CrossFormer, crossformer_pp=CrossFormerPlusPlus)
+            module = families[case.family](case.arch, with_cp=case.with_cp)
+        x = torch.randn(case.batch, 3, *case.size)
+    for name, p in module.named_parameters():
+        if name.endswith('rpe_table'):      # as large as trained ones, so that every backend has a bias to get right
+            nn.init.normal_(p)
+    return module.to(case.device), x.to(case.device)
+
+
+def measure(case: Case, row: str, phase: str, output: str) -> dict[str, Any]:
+    """Time and peak memory of one row in this process; its output goes to a file.
+
+    Args:
+        case: what is measured.
+        row: a key of `ROWS`.
+        phase: 'forward' or 'train'.
+        output: the file.
+
+    Returns:
+        'threads', '<phase>_seconds', '<phase>_bytes'.
+    """
+    if row in ('reference', 'dense', 'separable', 'flex'):
+        for variable in VARIABLES[case.family.removesuffix('_pp')]:
+            os.environ[variable] = row
+    elif row == 'products':        # of plain attention; fused kernels do not show theirs
+        for variable in (DEFORMABLE, GROUPED, ROUTED):
+            os.environ[variable] = 'reference'
+    module, x = build(case, row)
+    training = phase == 'train'
+
+    def step(x: Tensor) -> Sequence[Tensor]:
+        with torch.set_grad_enabled(training), torch.autocast(x.device.type, torch.bfloat16, row == 'bf16'):
+            out = module(x.requires_grad_(training))
+        outs = [out] if case.layer else out
+        if training:
+            torch.stack([o.float().square().mean() for o in outs]).sum().backward()
+        return outs
+
+    step(x[..., :32, :32].clone())      # libraries and kernels are loaded; what they take is not the step's
+    module.zero_grad()
+    before = memory(x.device, reset=True)
+    outs = step(x)
+    used = memory(x.device) - before
+    torch.save([o.detach().float().cpu() for o in outs], output)
+    call = products_of(step, x) if row == 'products' else step
+    times = []
+    for _ in range(case.iterations):
+        module.zero_grad()
+        times.append(seconds(lambda: call(x), x.device))
+    return {'threads': torch.get_num_threads(), f'{phase}_seconds': statistics.median(times),
+            f'{phase}_bytes': None if row == 'products' else used}
+
+
+def products_of(step: Callable[[Tensor], Any], x: Tensor) -> Callable[[Tensor], None]:
+    """What runs the matrix products and convolutions of a step again, on numbers of the same shapes and layout."""
+    calls: list[tuple[Any, Any, Any]] = []
+    numbers: dict[Any, Tensor] = {}
+
+    def stand_in(t: Tensor) -> Tensor:
+        key = t.shape, t.stride(), t.dtype
+        if key not in numbers:
+            numbers[key] = torch.empty_strided(*key[:2], dtype=t.dtype, device=t.device).fill_(0.5)
+        return numbers[key]
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.overloadpacket.__name__ in ('mm', 'addmm', 'bmm', 'baddbmm', 'convolution', 'convolution_backward'):
+                calls.append((func, tree_map_only(Tensor, stand_in, args), kwargs or {}))
+            return func(*args, **kwargs or {})
+
+    with Record():
+        step(x)
+
+    def run_again(_: Tensor) -> None:
+        with torch.no_grad():
+            for func, args, kwargs in calls:
+                func(*args, **kwargs)
+
+    return run_again
+
+
+def measure_rows(case: Case, rows: Sequence[str], repeat: int) -> list[dict[str, Any]]:
+    """Every row, each repetition in a process of its own; repetitions go round the rows, so that a busy spell of the
+    machine does not fall on one of them.
+
+    Args:
+        case: what is measured.
+        rows: keys of `ROWS`; the first is what others are compared with.
+        repeat: processes per row.
+
+    Returns:
+        for each row the medians of what `measure` gives and the 'difference' of its output from the first row's, or
+        'refused', why it cannot run.
+    """
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
+    refused: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = {name: str(Path(folder) / f'{name}.pt') for name in rows}
+        for _ in range(repeat):
+            for name in rows:
+                result: dict[str, Any] = {}
+                for phase in ('forward', 'train') if case.train else ('forward',):
+                    if name in refused:
+                        break
+                    task = json.dumps(dict(case=asdict(case), row=name, phase=phase, output=outputs[name]))
+                    child = subprocess.run([sys.executable, '-m', 'mmattn.measuring.benchmark', task],
+                                           capture_output=True, text=True, check=False)
+                    if child.returncode:
+                        lines = child.stderr.strip().splitlines()
+                        refused[name] = lines[-1] if lines else f'ended with status {child.returncode}'
+                    else:
+                        result.update(json.loads(child.stdout.splitlines()[-1]))
+                results[name].append(result)
+        differences = {name: difference(outputs[name], outputs[rows[0]]) for name in rows
+                       if not {name, rows[0]} & set(refused)}
+    table = []
+    for name in rows:
+        row: dict[str, Any] = dict(row=name)
+        if name in refused:
+            row['refused'] = refused[name]
+        else:
+            for key in results[name][0]:
+                values = [result[key] for result in results[name]]
+                row[key] = None if None in values else statistics.median(values)
+            if name not in ('no-bias', 'products') and name in differences:
+                row['difference'] = differences[name]
+        table.append(row)
+    return table
+
+
+def difference(path: str, reference: str) -> float:
+    """Relative difference of two outputs, ||a - b|| / ||b||, the largest over the maps."""
+    return max(((a - b).norm() / b.norm()).item() for a, b in zip(torch.load(path), torch.load(reference)))
+
+
+if __name__ == '__main__':
+    task = json.loads(sys.argv[1])
+    print(json.dumps(measure(Case(**task.pop('case')), **task)))

@@ -1,0 +1,117 @@
+"""Parameters and multiply-adds of the parts of a model; `mmattn get-flops` says what counts."""
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmattn.engine.building import build_model
+from mmattn.errors import UsageError
+from mmattn.layers import NeighborhoodAttention
+
+SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}     # (height, width) that the papers count for
+PROPOSALS, MASKS = 1000, 100
+
+
+@dataclass
+class Count:
+    """Parameters, multiply-adds, and how many of these are products of attention and bilinear samples; beside these,
+    what some count too: biases that convolutions add and outputs of ReLU."""
+    parameters: int = 0
+    total: int = 0
+    attention: int = 0
+    sampling: int = 0
+    pointwise: int = 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(*(a + b for a, b in zip(astuple(self), astuple(other))))
+
+
+def count_model(cfg: Config, shape: tuple[int, int] | None = None) -> dict[str, Count]:
+    """Count each part of the model of a config, on tensors that have shapes but no values.
+
+    Args:
+        cfg: with a model of mmdet or mmseg.
+        shape: (height, width) of the image; None takes the one that the papers count for.
+
+    Returns:
+        the counts of 'backbone', 'neck' and the heads.
+
+    Raises:
+        UsageError: the model is no detector or segmentor with a backbone.
+    """
+    shape = shape or SHAPES[cfg.default_scope]
+    with torch.device('meta'):
+        model = build_model(cfg).eval()
+    if not hasattr(model, 'backbone'):
+        raise UsageError(f'{type(model).__name__} is not a model with a backbone, of which the parts could be counted')
+    model.backbone.cut_padding = False      # there are no values that could show any
+    counts = {name: Count(sum(p.numel() for p in part.parameters())) for name, part in model.named_children()
+              if any(True for _ in part.parameters())}
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        model.to_empty(device='cpu')
+        x = torch.empty(1, 3, *shape)
+        for name in ('backbone', 'neck', 'rpn_head', 'bbox_head', 'decode_head'):
+            if getattr(model, name, None) is not None:
+                out, count = count_call(getattr(model, name), x)
+                counts[name] += count
+                if name in ('backbone', 'neck'):
+                    x = out
+        for head, rois in _roi_heads(getattr(model, 'roi_head', None)):
+            counts['roi_head'] += count_call(head, rois)[1]
+    return counts
+
+
+def _roi_heads(roi_head: Any) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Every box and mask head of a two-stage detector with what RoIAlign gives it."""
+    for kind, number in (('bbox', PROPOSALS), ('mask', MASKS)):
+        heads = getattr(roi_head, f'{kind}_head', None)
+        if heads is None:
+            continue
+        extractors = getattr(roi_head, f'{kind}_roi_extractor')
+        several = isinstance(heads, torch.nn.ModuleList)
+        for head, extractor in zip(heads if several else [heads], extractors if several else [extractors]):
+            size = extractor.roi_layers[0].output_size
+            yield head, torch.empty(number, extractor.out_channels, *size)
+
+
+def count_call(module: nn.Module, x: Any) -> tuple[Any, Count]:
+    """Call a module; returns what it gives, and the Count of what it does, without its parameters."""
+    aten = torch.ops.aten
+    counter = FlopCounterMode(display=False, custom_mapping={
+        aten.grid_sampler_2d: lambda *args, out_shape, **kwargs: 2 * 4 * out_shape.numel()})
+    neighborhoods: dict[str, tuple[NeighborhoodAttention, Tensor]] = {}
+    pointwise: list[int] = []
+    hooks = [part.register_forward_hook(lambda part, _, out: pointwise.append(out.numel())) for part in module.modules()
+             if isinstance(part, torch.nn.ReLU) or (isinstance(part, _ConvNd) and part.bias is not None)]
+    hooks += [layer.register_forward_hook(lambda layer, _, out, name=name: neighborhoods.update({name: (layer, out)}))
+             for name, layer in module.named_modules() if isinstance(layer, NeighborhoodAttention)]
+    # The dense backend is the formula (its bias is sampled), convolutions of patches complete their kernels with zeros,
+    # and products are what the counter knows on every device.
+    formulas = dict(MMATTN_DEFORMABLE_ATTENTION='dense', MMATTN_CENTRED_CONVOLUTION='reference')
+    with patch.dict(os.environ, formulas), sdpa_kernel(SDPBackend.MATH), counter:
+        out = module(x)
+    for hook in hooks:
+        hook.remove()
+    flops = counter.get_flop_counts()
+    count = Count(0, counter.get_total_flops(), flops['Global'].get(aten.bmm, 0),
+                  flops['Global'].get(aten.grid_sampler_2d, 0))
+    for name, (layer, seen) in neighborhoods.items():
+        # Tiles of queries share their keys: each query uses those of its own window.
+        sides = [layer.kernel_size if layer.pad_small else min(layer.kernel_size, side) for side in seen.shape[2:]]
+        ran = flops['.'.join(filter(None, (type(module).__name__, name)))][aten.bmm]
+        extra = 4 * seen.numel() * math.prod(sides) - ran
+        count += Count(0, extra, extra, 0)
+    halves = Count(*(n // 2 for n in astuple(count)))
+    return out, replace(halves, pointwise=sum(pointwise))

@@ -1,0 +1,110 @@
+"""The rooms of the house: imports point down only, tools are doors, and a name of the package loads what it needs."""
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+import mmattn
+from tests.conftest import ROOT
+
+# From the ground floor up. A room imports those before it and itself.
+ROOMS = ('errors', 'checks', 'ops', 'layers', 'checkpoint', 'openmmlab', 'registry', 'backbones', 'necks', 'config',
+         'datasets', 'engine', 'visualization', 'measuring', 'commands', '__main__')
+MODULES = sorted((ROOT / 'mmattn').rglob('*.py'))
+
+
+def room(name):
+    """The room of a module, 'mmattn.layers.mlp' -> 'layers'; '' of the package itself."""
+    return name.split('.')[1] if '.' in name else ''
+
+
+def name_of(path):
+    return '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
+
+
+def imported(path):
+    """Modules of the package that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f'{path}: imports are absolute'
+            if node.module == 'mmattn':
+                yield from (f'mmattn.{alias.name}' for alias in node.names)
+            elif node.module.startswith('mmattn.'):
+                yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith('mmattn.'))
+
+
+def test_every_room_is_known():
+    assert {room(name_of(path)) for path in MODULES} == {'', *ROOMS}
+
+
+@pytest.mark.parametrize('path', [pytest.param(path, id=name_of(path)) for path in MODULES])
+def test_imports_point_down(path):
+    own = room(name_of(path))
+    below = ROOMS if own == '' else ROOMS[:ROOMS.index(own) + 1]
+    upward = [name for name in imported(path) if room(name) not in below and name != 'mmattn.__version__']
+    assert not upward, f'{own} stands below {upward}'
+
+
+def test_ops_and_layers_import_torch_and_einops_alone():
+    for path in MODULES:
+        if room(name_of(path)) in ('ops', 'layers', 'errors', 'checks'):
+            found = {re.match(r'\w+', name)[0] for name in re.findall(r'^ *(?:from|import) ([\w.]+)', path.read_text(),
+                                                                      re.MULTILINE)}
+            others = {name for name in found - {'mmattn', 'torch', 'einops'} if name not in sys.stdlib_module_names}
+            assert not others, path
+
+
+def test_no_command_imports_another():
+    for path in (ROOT / 'mmattn/commands').glob('*.py'):
+        assert not [name for name in imported(path) if room(name) == 'commands' and name != 'mmattn.commands.options']
+
+
+def test_tools_are_doors_to_the_commands():
+    from mmattn.__main__ import COMMANDS
+    doors = {path.stem: path for path in (ROOT / 'tools').glob('*.py')}
+    assert {name.replace('_', '-') for name in doors} == set(COMMANDS)
+    assert {path.stem for path in (ROOT / 'mmattn/commands').glob('*.py')} == {*doors, '__init__', 'options'}
+    for name, path in doors.items():
+        assert path.read_text() == ('from mmattn.__main__ import main\n\nif __name__ == \'__main__\':\n'
+                                    f'    main({name.replace("_", "-")!r})\n')
+
+
+def test_nothing_puts_a_folder_on_the_path():
+    for path in [*MODULES, *(ROOT / 'tools').rglob('*.py'), *(ROOT / 'tools').rglob('*.sh')]:
+        assert 'sys.path' not in path.read_text(), path
+        assert 'PYTHONPATH' not in path.read_text(), path
+
+
+def test_commands_are_listed_and_a_misspelt_one_is_refused(capsys):
+    from mmattn.__main__ import COMMANDS, main
+    with pytest.raises(SystemExit) as end:
+        main(arguments=['--help'])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(re.search(rf'^  {name} +{re.escape(what)}$', printed, re.MULTILINE) for name, what in COMMANDS.items())
+    with pytest.raises(SystemExit) as end:
+        main(arguments=['trian', 'config.py'])
+    assert end.value.code == 2
+    assert "invalid choice: 'trian'" in capsys.readouterr().err
+
+
+def test_python_m_mmattn_is_the_same_as_the_door():
+    outputs = [subprocess.run([sys.executable, *command, '/none.py'], cwd=ROOT, capture_output=True, text=True,
+                              check=False) for command in (['-m', 'mmattn', 'get_flops'], ['tools/get_flops.py'])]
+    assert {done.returncode for done in outputs} == {2}
+    assert {done.stderr.splitlines()[-1] for done in outputs} == {'error: config not found: /none.py'}
+
+
+@pytest.mark.parametrize('name', mmattn.__all__)
+def test_public_names(name):
+    assert getattr(mmattn, name) is not None
+    assert name in dir(mmattn)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"module 'mmattn' has no attribute 'Dat'"):
+        mmattn.Dat  # noqa: B018
