@@ -3,8 +3,9 @@
 # make demo-seg  the same with UperNet and mIoU
 # make demo-crossformer, demo-crossformer-seg, demo-biformer, demo-biformer-seg
 #                RetinaNet and UperNet with a small CrossFormer or BiFormer
+# make setup     set up .venv alone
 # make test      set up .venv, run the tests, two at a time (make test-slow for the long ones)
-# make lint      set up .venv, check the style
+# make lint      set up .venv, check style and types
 #
 # PYTHON  interpreter that makes .venv, 3.10 or newer
 # TORCH   what to install as torch; 2.13.0 is the version the figures in the README were measured with
@@ -64,12 +65,13 @@ test-slow: $(VENV)/ready
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 setup: $(VENV)/ready
 
 # mmcv's operators are compiled against the torch installed before it; -g0 leaves debug symbols out. yapf, which MMEngine
 # uses, writes a cache when it is first imported, which two processes at once would garble.
-$(VENV)/ready: setup.py
+$(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "mmattn needs Python 3.10 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --upgrade pip

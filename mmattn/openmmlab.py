@@ -1,77 +1,97 @@
-"""The OpenMMLab packages as they are installed here: present, new enough, and found under the right name.
+"""The OpenMMLab packages as they are installed here: present, of a version that works, and found under the right name.
 
 They come in two distributions with the same import names: the maintained `onedl-*` packages and the
 classic ones. Either will do; this module is the only place that cares which.
 """
 import os
-import re
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from typing import Any
 
-# import name -> (oldest version that works, onedl distribution, classic distribution)
+# Import name -> the distributions that provide it, the maintained one first, each with the versions that work. The
+# extras 'onedl' and 'openmmlab' in pyproject.toml say the same.
 DISTRIBUTIONS = {
-    'mmengine': ('0.10', 'onedl-mmengine', 'mmengine'),
-    'mmcv': ('2.0', 'onedl-mmcv', 'mmcv'),
-    'mmdet': ('3.0', 'onedl-mmdetection', 'mmdet'),
-    'mmseg': ('1.0', 'onedl-mmsegmentation', 'mmsegmentation'),
+    'mmengine': {'onedl-mmengine': '>=0.10.12', 'mmengine': '>=0.10.7'},
+    'mmcv': {'onedl-mmcv': '>=2.3.6', 'mmcv': '>=2.1,<2.2'},
+    'mmdet': {'onedl-mmdetection': '>=3.5.1', 'mmdet': '>=3.3'},
+    'mmseg': {'onedl-mmsegmentation': '>=1.4.2', 'mmsegmentation': '>=1.2.2'},
 }
 
 
-def installed_distribution(module):
+def installed_distribution(module: str) -> str | None:
     """Name of the distribution that provides an OpenMMLab module.
 
     Args:
-        module (str): an import name, one of `DISTRIBUTIONS`.
+        module: an import name, one of `DISTRIBUTIONS`.
 
     Returns:
-        str | None: for example 'onedl-mmsegmentation'; None where no distribution provides the module.
+        For example 'onedl-mmsegmentation'; None where no distribution provides the module.
     """
-    for name in DISTRIBUTIONS[module][1:]:
-        try:
-            version(name)
-            return name
-        except PackageNotFoundError:
-            continue
-    return None
+    return next((name for name in DISTRIBUTIONS[module] if installed_version(name)), None)
 
 
-def require(*modules):
-    """Check that OpenMMLab modules can be imported and are new enough.
+def installed_version(distribution: str) -> str | None:
+    """Version of a distribution; None where it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def require(*modules: str) -> None:
+    """Check that OpenMMLab modules can be imported, in versions that work.
+
+    A module of no distribution, such as a checkout on the path, is taken as it is.
 
     Args:
-        *modules (str): import names, for example 'mmengine', 'mmdet'.
+        *modules: import names, for example 'mmengine', 'mmdet'.
 
     Raises:
-        ImportError: one sentence that names what is missing or too old and what to install.
+        ImportError: one sentence that names what is missing or of another version and what to install.
     """
-    missing = [m for m in modules if find_spec(m) is None]
+    missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise ImportError(f"mmattn needs {' and '.join(missing)} for this; install "
                           "'mmattn[onedl]' (maintained packages) or 'mmattn[openmmlab]' (classic packages).")
     for module in modules:
-        oldest, distribution = DISTRIBUTIONS[module][0], installed_distribution(module)
-        if distribution and _numbers(version(distribution)) < _numbers(oldest):
-            raise ImportError(f'mmattn needs {module} {oldest} or newer, found {distribution} {version(distribution)}; '
-                              f"upgrade it with 'mmattn[onedl]' or 'mmattn[openmmlab]'.")
+        distribution = installed_distribution(module)
+        if distribution:
+            _check_version(distribution, DISTRIBUTIONS[module][distribution])
 
 
-def _numbers(text):
-    return tuple(int(n) for n in re.findall(r'\d+', text)[:2])
+def require_for(scope: str | None) -> None:
+    """Check what a config needs, by its `default_scope`.
+
+    Args:
+        scope: 'mmdet' or 'mmseg', which need mmcv too; anything else needs MMEngine alone.
+
+    Raises:
+        ImportError: as `require`.
+    """
+    require('mmengine', *(('mmcv', scope) if scope in ('mmdet', 'mmseg') else ()))
 
 
-def choose_checkpoint_reading(trust=False):
+def _check_version(distribution: str, needed: str) -> None:
+    from packaging.specifiers import SpecifierSet  # here: it comes with MMEngine
+    found = version(distribution)
+    if not SpecifierSet(needed).contains(found, prereleases=True):
+        extra = 'onedl' if distribution.startswith('onedl-') else 'openmmlab'
+        raise ImportError(f"mmattn needs {distribution}{needed}, found {found}; install 'mmattn[{extra}]'.")
+
+
+def choose_checkpoint_reading(trust: bool = False) -> None:
     """Let MMEngine read checkpoints without running code that they carry, whatever its version does by itself: some
     fall back to running it, and MMEngine 0.10.7 cannot read its own files at all since PyTorch 2.6.
 
     Args:
-        trust (bool): True reads files as PyTorch did before, running their code.
+        trust: True reads files as PyTorch did before, running their code.
     """
     import torch
     from mmengine.runner import checkpoint
 
     from mmattn.checkpoint.reading import read_checkpoint
 
-    def read(path, map_location=None, **options):
+    def read(path: str, map_location: Any = None, **options: Any) -> Any:
         path = os.path.expanduser(path)
         if not trust:
             return read_checkpoint(path, map_location)
@@ -83,7 +103,7 @@ def choose_checkpoint_reading(trust=False):
     checkpoint.load_from_http = read        # what the other schemes end in
 
 
-def mend_config_lookup():
+def mend_config_lookup() -> None:
     """Let `mmseg::…` in a config find mmseg, whichever distribution provides it.
 
     MMEngine looks a config prefix up under the classic distribution's name ('mmsegmentation'). Where that one is

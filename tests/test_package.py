@@ -1,5 +1,6 @@
 """What the package promises as a whole: what needs what, and who finds whom."""
 import re
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
@@ -40,11 +41,59 @@ def test_a_missing_package_is_one_sentence_that_says_what_to_install(run, module
         "'mmattn[openmmlab]' (classic packages).")
 
 
-def test_an_old_package_is_named_with_its_version(monkeypatch):
-    monkeypatch.setattr(openmmlab, 'installed_distribution', lambda module: 'mmcv')
-    monkeypatch.setattr(openmmlab, 'version', lambda name: '1.7.2')
-    with pytest.raises(ImportError, match=r'mmattn needs mmcv 2\.0 or newer, found mmcv 1\.7\.2; upgrade it'):
-        openmmlab.require('mmcv')
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend that these versions of distributions are installed, and no others."""
+    def pretend(**versions):
+        known = {name.replace('_', '-'): value for name, value in versions.items()}
+
+        def version(name):
+            if name not in known:
+                raise PackageNotFoundError(name)
+            return known[name]
+        monkeypatch.setattr(openmmlab, 'version', version)
+    return pretend
+
+
+@pytest.mark.parametrize(('module', 'distribution', 'version', 'advice'), [
+    ('mmengine', 'mmengine', '0.10.6', "mmattn needs mmengine>=0.10.7, found 0.10.6; install 'mmattn[openmmlab]'."),
+    ('mmengine', 'mmengine', '0.9.9', "mmattn needs mmengine>=0.10.7, found 0.9.9; install 'mmattn[openmmlab]'."),
+    ('mmcv', 'mmcv', '2.2.0', "mmattn needs mmcv>=2.1,<2.2, found 2.2.0; install 'mmattn[openmmlab]'."),
+    ('mmcv', 'onedl-mmcv', '2.3.6rc1', "mmattn needs onedl-mmcv>=2.3.6, found 2.3.6rc1; install 'mmattn[onedl]'."),
+    ('mmdet', 'mmdet', '3.2.0', "mmattn needs mmdet>=3.3, found 3.2.0; install 'mmattn[openmmlab]'."),
+    ('mmseg', 'onedl-mmsegmentation', '1.4.1',
+     "mmattn needs onedl-mmsegmentation>=1.4.2, found 1.4.1; install 'mmattn[onedl]'."),
+])
+def test_a_version_that_does_not_work_is_named(installed, module, distribution, version, advice):
+    installed(**{distribution: version})
+    with pytest.raises(ImportError, match=f'^{re.escape(advice)}$'):
+        openmmlab.require(module)
+
+
+@pytest.mark.parametrize(('module', 'distribution', 'version'), [
+    ('mmengine', 'mmengine', '0.10.7'), ('mmengine', 'onedl-mmengine', '0.11.0'), ('mmcv', 'mmcv', '2.1.0+cu118'),
+    ('mmcv', 'onedl-mmcv', '2.3.10'), ('mmseg', 'mmsegmentation', '1.2.2'), ('mmdet', 'onedl-mmdetection', '4.0.0b1')])
+def test_versions_that_work_pass(installed, module, distribution, version):
+    installed(**{distribution: version})
+    assert openmmlab.installed_distribution(module) == distribution
+    openmmlab.require(module)
+
+
+def test_a_checkout_on_the_path_has_no_version_to_check(installed):
+    installed()
+    assert openmmlab.installed_distribution('mmdet') is None
+    openmmlab.require('mmengine', 'mmcv', 'mmdet', 'mmseg')
+
+
+@pytest.mark.parametrize(('scope', 'modules'), [
+    ('mmdet', ('mmengine', 'mmcv', 'mmdet')), ('mmseg', ('mmengine', 'mmcv', 'mmseg')), ('mmattn', ('mmengine',)),
+    (None, ('mmengine',))])
+def test_a_config_needs_the_packages_of_its_scope(monkeypatch, scope, modules):
+    asked = []
+    monkeypatch.setattr(openmmlab, 'find_spec', lambda module: asked.append(module))
+    with pytest.raises(ImportError, match=f"^mmattn needs {' and '.join(modules)} for this; install "):
+        openmmlab.require_for(scope)
+    assert tuple(asked) == modules
 
 
 @pytest.mark.parametrize('library', ['mmdet', 'mmseg', 'mmengine'])
