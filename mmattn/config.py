@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmattn.errors import UsageError
-from mmattn.openmmlab import DISTRIBUTIONS, require
+from mmattn.openmmlab import DISTRIBUTIONS, require, require_for
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -24,7 +24,8 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
         options: settings to change, by keys with dots.
 
     Raises:
-        UsageError: it is missing, does not parse, or needs a package that is not installed; an option that cannot be
+        UsageError: it is missing, does not parse, or needs a package that is not installed or of another version; an
+            option that cannot be
             set.
     """
     from mmengine.config import Config
@@ -32,6 +33,7 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
         raise UsageError(f'config not found: {Path(path).absolute()}')
     try:
         cfg = Config.fromfile(path)
+        require_for(cfg.get('default_scope'))
     except ImportError as error:
         raise UsageError(f'{path}: {advice(error)}') from error
     except (FileNotFoundError, SyntaxError, KeyError, TypeError) as error:
