@@ -322,3 +322,19 @@ def test_real_images(tmp_path, monkeypatch, config, folder):
     lines = [str(finding) for finding in found]
     assert not [line for line in lines if line.startswith(('problem', 'no batch'))]
     assert (tmp_path / 'batch.png').is_file()
+
+
+def test_a_label_that_is_ignored_by_another_number(check, data):
+    for path in (data / 'annotations/training').glob('*.png'):
+        labels = np.array(Image.open(path))
+        Image.fromarray(np.where(labels == 1, 42, labels).astype(np.uint8)).save(path)
+    assert 'with values other than 0 to 6 and 255' in only_problem(check(SEG))
+    lines = check(SEG, {'train_dataloader.dataset.ignore_index': 42})
+    assert not [line for line in lines if line.startswith('problem')]
+    assert 'train: 5 of 6 classes occur in the 6 label maps read' in lines
+
+
+def test_classes_without_a_box(check, data):
+    edit(data, lambda coco: [box.update(category_id=1) for box in coco['annotations']])
+    assert [line for line in check(DET) if line.startswith('warning')] == [
+        'warning: train: 4 class(es) without a box, whose figures will be nan: square, triangle, star, …']

@@ -1,0 +1,28 @@
+"""What a training is set up with."""
+import pytest
+from mmengine.config import Config
+
+from mmattn.engine.training import describe_schedule
+
+COSINE = dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=12)
+WARM_UP = dict(type='LinearLR', by_epoch=False, begin=0, end=500)
+
+
+@pytest.mark.parametrize(('train_cfg', 'schedulers', 'line'), [
+    (dict(max_epochs=12), [WARM_UP, COSINE], None),
+    (dict(max_epochs=11), [WARM_UP, COSINE], None),         # one more, as recipes have it
+    (dict(max_epochs=24), [WARM_UP, COSINE],
+     'the schedule of the learning rate ends at epoch 12, the training at 24, with the rate as it is then; adapt '
+     'param_scheduler'),
+    (dict(max_epochs=6), [WARM_UP, COSINE],
+     'the schedule of the learning rate ends at epoch 12, the training at 6; adapt param_scheduler'),
+    (dict(max_iters=80000), dict(type='PolyLR', by_epoch=False, begin=0, end=40000),
+     'the schedule of the learning rate ends at iteration 40000, the training at 80000, with the rate as it is then; '
+     'adapt param_scheduler'),
+    (dict(max_iters=80000), [WARM_UP], None),
+    (dict(max_iters=80000), None, None),
+    (dict(max_epochs=12), [dict(type='MultiStepLR', by_epoch=True, milestones=[8, 11])], None),
+    (None, [COSINE], None),
+])
+def test_a_schedule_beside_the_training(train_cfg, schedulers, line):
+    assert describe_schedule(Config(dict(train_cfg=train_cfg, param_scheduler=schedulers))) == line
