@@ -8,7 +8,7 @@ from tests.compare import check_pyramid
 from tests.conftest import ROOT
 
 ABLATIONS = sorted((ROOT / 'configs/ablation').glob('*.py'))
-SMALL = dict(embed_dims=(12, 24, 48, 96), depths=(2, 2, 3, 2))
+SMALL = dict(embed_dims=(12, 24, 48, 96), depths=(2, 2, 3, 2), num_heads=(3, 6, 12, 24))
 pytestmark = pytest.mark.filterwarnings('ignore:topk=')
 
 
