@@ -107,7 +107,7 @@ class Stage(nn.Module):
 
     Args:
         blocks: maps (B, C, H, W) to the same shape.
-        with_cp: recompute each block in the backward pass instead of storing it; not while PyTorch traces.
+        with_cp: recompute each block in the backward pass instead of storing it.
     """
 
     def __init__(self, blocks: Iterable[nn.Module], with_cp: bool = False) -> None:
@@ -116,7 +116,7 @@ class Stage(nn.Module):
         self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> Tensor:
-        recompute = self.with_cp and self.training and not torch.jit.is_tracing()     # type: ignore[attr-defined]
+        recompute = self.with_cp and self.training
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if recompute and x.requires_grad else block(x)
         return x
