@@ -34,13 +34,8 @@ def refuse_unknown(owner: str, unknown: Mapping[str, object], known: Iterable[st
 
 
 def argument_names(kind: type, base: type) -> list[str]:
-    """Names of the arguments that the constructors of a class take, from its own up to the keyword-only ones of its
-    `base`."""
-    names = []
-    for owner in kind.__mro__[:kind.__mro__.index(base) + 1]:
-        own = vars(owner).get('__init__')
-        for name, parameter in signature(own).parameters.items() if own else ():
-            if parameter.kind == Parameter.KEYWORD_ONLY or (
-                    owner is not base and parameter.kind == Parameter.POSITIONAL_OR_KEYWORD and name != 'self'):
-                names.append(name)
-    return names
+    """Names of the arguments that the constructors of a class take, from its own up to its `base`'s."""
+    constructors = [vars(owner).get('__init__') for owner in kind.__mro__[:kind.__mro__.index(base) + 1]]
+    return [name for constructor in filter(None, constructors)
+            for name, parameter in signature(constructor).parameters.items()
+            if name != 'self' and parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)]

@@ -5,6 +5,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmattn.backbones.arguments import argument_names, refuse_unknown
 from mmattn.checks import check_at_least, check_divides, check_each
 from mmattn.errors import ArgumentError
 from mmattn.layers import CrossScaleEmbedding
@@ -45,8 +46,9 @@ class CrossScaleNeck(BaseModule):
     def __init__(self, in_channels: Sequence[int], out_channels: int = 256, *, num_heads: int = 8, group_size: int = 7,
                  intervals: Sequence[int] | None = None, kernel_sizes: Sequence[int] = (2, 4), mlp_ratio: float = 0.0,
                  num_outs: int | None = None,
-                 init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None) -> None:
+                 init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None, **unknown: Any) -> None:
         super().__init__(init_cfg)
+        refuse_unknown(type(self).__name__, unknown, argument_names(type(self), CrossScaleNeck))
         check_each('in_channels', in_channels, 1)
         check_divides('out_channels', out_channels, 'num_heads', num_heads)
         self.in_channels = tuple(in_channels)
