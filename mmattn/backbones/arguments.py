@@ -6,8 +6,8 @@ from reprlib import repr as short
 
 from mmattn.errors import ArgumentError
 
-PRETRAINED = ("weights to start from are init_cfg=dict(type='Pretrained', checkpoint=…) of the backbone, with "
-              'pretrained=None beside it')
+PRETRAINED = ("weights to start from are init_cfg=dict(type='Pretrained', checkpoint=…) of the backbone; pretrained of "
+              'the model is to be None')
 
 
 def refuse_unknown(owner: str, unknown: Mapping[str, object], known: Iterable[str]) -> None:

@@ -8,13 +8,14 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 
 from mmattn.backbones import DAT, AttentionPyramid, DATPlusPlus
-from mmattn.errors import ArgumentError
+from mmattn.checkpoint.loading import load_backbone
+from mmattn.errors import ArgumentError, CheckpointError
 from tests.compare import check_trains
 from tests.models import BACKBONES, SMALL, small, small_bi, small_cross
 
 BASE = 'arguments of a base config stay unless the new ones have _delete_=True'
-WEIGHTS = ("weights to start from are init_cfg=dict(type='Pretrained', checkpoint=…) of the backbone, with "
-           'pretrained=None beside it')
+WEIGHTS = ("weights to start from are init_cfg=dict(type='Pretrained', checkpoint=…) of the backbone; pretrained of "
+           'the model is to be None')
 each_backbone = pytest.mark.parametrize('make', BACKBONES.values(), ids=BACKBONES)
 pytestmark = pytest.mark.filterwarnings('ignore:topk=')
 
@@ -91,7 +92,9 @@ def test_a_norm_that_nothing_reads_can_be_left_out(make):
 def test_a_file_with_all_norms_fits_where_some_are_left_out():
     whole, model = small(), small(out_norm=(1, 2, 3))
     assert [name for name in whole.state_dict() if model.left_out(name)] == ['norms.0.weight', 'norms.0.bias']
-    assert not any(small(out_norm=False).left_out(name) for name in whole.state_dict())
+    assert load_backbone(model, whole.state_dict()).dropped == ['norms.0.weight', 'norms.0.bias']
+    with pytest.raises(CheckpointError, match=r'it has in addition 8 parameters: norms\.0\.weight'):
+        load_backbone(small(out_norm=False), whole.state_dict())
 
 
 @pytest.mark.parametrize('out_norm', [None, 1, 'x', '', 0.5, [0], (1, 4), [True], [[1]], {1: 1}])
