@@ -1,14 +1,16 @@
 """BiFormer: vision transformer with bi-level routing attention (Zhu et al., CVPR 2023, arXiv:2303.08810)."""
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from mmattn.backbones.pyramid import PatchConv, Pyramid, Stage, init_linear, linear_rates, resolve_stages
-from mmattn.checkpoint.biformer import translate
+from mmattn.backbones.pyramid import Layout, PatchConv, Pyramid, Stage, init_linear, linear_rates, resolve_stages
+from mmattn.checkpoint import biformer
 from mmattn.checks import check_at_least, check_choice, check_kernel
+from mmattn.errors import ArgumentError
 from mmattn.layers import MLP, Attention, BiLevelRoutingAttention, DepthwiseMLP, DropPath, LayerNorm2d, layer_scale
 from mmattn.registry import MODELS
 
@@ -20,27 +22,27 @@ class BiFormerStage:
     """One stage of BiFormer.
 
     Args:
-        embed_dims (int): channels.
-        num_heads (int): heads of routing attention. Full attention has eight, as in the published models.
-        blocks (str): the kind of each block, a letter each: R bi-level routing attention, A full attention, E full
+        embed_dims: channels.
+        num_heads: heads of routing attention. Full attention has eight, as in the published models.
+        blocks: the kind of each block, a letter each: R bi-level routing attention, A full attention, E full
             attention with LePE, C convolution.
-        topk (int): regions that a region of R attends to.
-        num_windows (int): regions along each side of the map.
-        routing (dict): further arguments of `BiLevelRoutingAttention`.
-        lepe_kernel_size (int): LePE of R and E.
-        lepe_of (str): what LePE of E reads, 'input' or 'value' (see `Attention`).
-        pos_kernel_size (int): depth-wise convolution that is added to the input of each block; 0 for none.
-        mlp_ratio (float): hidden channels of the MLP / channels.
-        mlp (str): 'linear' or 'depthwise' (see `DepthwiseMLP`).
-        layer_scale (float): first value of a factor per channel on each branch; 0 for none.
-        pre_norm (bool): norm before attention and MLP, or after each is added.
+        topk: regions that a region of R attends to.
+        num_windows: regions along each side of the map.
+        routing: further arguments of `BiLevelRoutingAttention`.
+        lepe_kernel_size: LePE of R and E.
+        lepe_of: what LePE of E reads, 'input' or 'value' (see `Attention`).
+        pos_kernel_size: depth-wise convolution that is added to the input of each block; 0 for none.
+        mlp_ratio: hidden channels of the MLP / channels.
+        mlp: 'linear' or 'depthwise' (see `DepthwiseMLP`).
+        layer_scale: first value of a factor per channel on each branch; 0 for none.
+        pre_norm: norm before attention and MLP, or after each is added.
     """
     embed_dims: int
     num_heads: int
     blocks: str
     topk: int = 4
     num_windows: int = 7
-    routing: dict = None
+    routing: Mapping[str, Any] | None = None
     lepe_kernel_size: int = 5
     lepe_of: str = 'input'
     pos_kernel_size: int = 3
@@ -49,11 +51,12 @@ class BiFormerStage:
     layer_scale: float = 0.0
     pre_norm: bool = True
 
-    def attention(self, kind):
+    def attention(self, kind: str) -> nn.Module:
         """The layer that a letter stands for."""
         if kind == 'R':
-            return BiLevelRoutingAttention(self.embed_dims, self.num_heads, self.num_windows, self.topk,
-                                           lepe_kernel_size=self.lepe_kernel_size, **self.routing or {})
+            return BiLevelRoutingAttention(self.embed_dims, self.num_heads, num_windows=self.num_windows,
+                                           topk=self.topk, lepe_kernel_size=self.lepe_kernel_size,
+                                           **self.routing or {})
         if kind == 'A':
             return Attention(self.embed_dims)
         if kind == 'E':
@@ -62,10 +65,10 @@ class BiFormerStage:
             dims = self.embed_dims
             return nn.Sequential(nn.Conv2d(dims, dims, 1), nn.Conv2d(dims, dims, 5, padding=2, groups=dims),
                                  nn.Conv2d(dims, dims, 1))
-        raise ValueError(f'block {kind!r} in blocks={self.blocks!r} is unknown; use R (routing attention), A (full '
-                         'attention), E (full attention with LePE) or C (convolution)')
+        raise ArgumentError(f'block {kind!r} in blocks={self.blocks!r} is unknown; use R (routing attention), A (full '
+                            'attention), E (full attention with LePE) or C (convolution)')
 
-    def feed_forward(self):
+    def feed_forward(self) -> nn.Module:
         """The MLP of a block."""
         check_choice('mlp', self.mlp, ('linear', 'depthwise'))
         if self.mlp == 'linear':
@@ -76,10 +79,10 @@ class BiFormerStage:
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch norm that says which input it cannot train on."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if self.training and x.numel() == x.shape[1]:
-            raise ValueError(f'x of shape {tuple(x.shape)} has one value per channel, too few for batch norm in '
-                             'training; take larger images or batches, or norm_eval=True')
+            raise ArgumentError(f'x of shape {tuple(x.shape)} has one value per channel, too few for batch norm in '
+                                'training; take larger images or batches, or norm_eval=True')
         return super().forward(x)
 
 
@@ -87,7 +90,7 @@ class Block(nn.Module):
     """Attention and MLP, each added to what it reads under layer scale and stochastic depth, with a norm before it or
     after the sum; behind a depth-wise convolution that encodes positions."""
 
-    def __init__(self, stage, kind, drop_path_rate):
+    def __init__(self, stage: BiFormerStage, kind: str, *, drop_path_rate: float) -> None:
         super().__init__()
         dims, kernel = stage.embed_dims, stage.pos_kernel_size
         if kernel:
@@ -102,7 +105,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
         self.pre_norm = stage.pre_norm
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if self.pos_embed:
             x = x + self.pos_embed(x)
         if self.pre_norm:
@@ -111,23 +114,26 @@ class Block(nn.Module):
         x = self.norm1(x + self.drop_path(self.scale1(self.attn(x))))
         return self.norm2(x + self.drop_path(self.scale2(self.mlp(x))))
 
+    def extra_repr(self) -> str:
+        return '' if self.pre_norm else 'pre_norm=False'
 
-def _stem(kind, in_channels, dims):
+
+def _stem(kind: str, in_channels: int, dims: int) -> nn.Module:
     check_choice('stem', kind, ('convolutional', 'patch'))
     check_at_least('in_channels', in_channels, 1)
     if kind == 'convolutional':
         return nn.Sequential(nn.Conv2d(in_channels, dims // 2, 3, 2, 1), BatchNorm2d(dims // 2), nn.GELU(),
                              nn.Conv2d(dims // 2, dims, 3, 2, 1), BatchNorm2d(dims))
-    return nn.Sequential(PatchConv(in_channels, dims, 4), BatchNorm2d(dims))
+    return nn.Sequential(PatchConv(in_channels, dims, patch_size=4), BatchNorm2d(dims))
 
 
-def _downsample(kind, in_dims, out_dims):
+def _downsample(kind: str, in_dims: int, out_dims: int) -> nn.Module:
     if kind == 'convolutional':
         return nn.Sequential(nn.Conv2d(in_dims, out_dims, 3, 2, 1), BatchNorm2d(out_dims))
-    return nn.Sequential(BatchNorm2d(in_dims), PatchConv(in_dims, out_dims, 2))
+    return nn.Sequential(BatchNorm2d(in_dims), PatchConv(in_dims, out_dims, patch_size=2))
 
 
-def _arch(dims, depths, **stage):
+def _arch(dims: Sequence[int], depths: Sequence[int], **stage: Any) -> list[dict[str, Any]]:
     return [dict(embed_dims=d, num_heads=d // 32, blocks=kind * depth, topk=topk, **stage)
             for d, kind, depth, topk in zip(dims, 'RRRE', depths, (1, 4, 16, 1))]
 
@@ -140,18 +146,18 @@ class BiFormer(Pyramid):
     and 8 on ADE20K.
 
     Args:
-        arch (str | Sequence[dict]): 'tiny', 'small', 'base', 'stl' (the layout of Swin-T), or a list of four dicts
+        arch: 'tiny', 'small', 'base', 'stl' (the layout of Swin-T), or a list of four dicts
             with the fields of `BiFormerStage`.
-        in_channels (int): channels of the image.
-        stem (str | None): 'convolutional' has two 3 x 3 convolutions with stride 2, and one between stages; 'patch'
+        in_channels: channels of the image.
+        stem: 'convolutional' has two 3 x 3 convolutions with stride 2, and one between stages; 'patch'
             embeds patches that do not overlap, completed with zeros. None is 'patch' for 'stl' and 'convolutional'
             for the others.
-        num_windows (int | Sequence[int] | None): regions along each side of the map, in all stages or each; None
+        num_windows: regions along each side of the map, in all stages or each; None
             leaves what the stages say, 7 in the named architectures.
-        mask_padding (bool | None): leave padding out of routing attention; the published models do not (False). None
+        mask_padding: leave padding out of routing attention; the published models do not (False). None
             leaves what the stages say.
-        drop_path_rate (float): stochastic depth of the last block, rising linearly from 0 at the first.
-        with_cp (bool): recompute blocks in the backward pass instead of storing them.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0 at the first.
+        with_cp: recompute blocks in the backward pass instead of storing them.
         pyramid: `out_indices`, `frozen_stages`, `norm_eval`, `out_norm`, `cut_padding` and `init_cfg` as in
             `mmattn.backbones.pyramid.Pyramid`.
 
@@ -160,7 +166,7 @@ class BiFormer(Pyramid):
         entry of `out_indices`; sides are rounded up.
 
     Raises:
-        ValueError: unknown arch, stem or block letter, heads that do not divide the channels, out_indices or
+        ArgumentError: unknown arch, stem or block letter, heads that do not divide the channels, out_indices or
             frozen_stages out of range.
 
     Example:
@@ -179,23 +185,25 @@ class BiFormer(Pyramid):
         'stl': _arch((96, 192, 384, 768), (2, 2, 6, 2), mlp_ratio=4.0, pos_kernel_size=0, lepe_of='value',
                      routing=dict(pad='after')),
     }
-    translate = staticmethod(translate)
+    translate = staticmethod(biformer.translate)
 
-    def __init__(self, arch='tiny', in_channels=3, stem=None, num_windows=None, mask_padding=None, drop_path_rate=0.0,
-                 with_cp=False, **pyramid):
+    def __init__(self, arch: str | Sequence[Mapping[str, Any]] = 'tiny', in_channels: int = 3, *,
+                 stem: str | None = None, num_windows: int | Sequence[int] | None = None,
+                 mask_padding: bool | None = None, drop_path_rate: float = 0.0, with_cp: bool = False,
+                 **pyramid: Any) -> None:
         specs = resolve_stages(arch, self.arch_zoo, BiFormerStage, num_windows=num_windows)
         for spec in specs:
             if spec.routing is not None and not isinstance(spec.routing, Mapping):
-                raise ValueError(f'routing={spec.routing!r} must be a dict of arguments')
+                raise ArgumentError(f'routing={spec.routing!r} must be a dict of arguments')
             if mask_padding is not None:
                 spec.routing = {**(spec.routing or {}), 'mask_padding': mask_padding}
         stem = stem or ('patch' if arch == 'stl' else 'convolutional')
         dims = [spec.embed_dims for spec in specs]
         rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))
-        super().__init__(
-            in_channels=in_channels,
+        super().__init__(in_channels, Layout(
             stem=_stem(stem, in_channels, dims[0]),
-            stages=[Stage([Block(spec, kind, next(rates)) for kind in spec.blocks], with_cp) for spec in specs],
+            stages=[Stage([Block(spec, kind, drop_path_rate=next(rates)) for kind in spec.blocks], with_cp)
+                    for spec in specs],
             downsamples=[_downsample(stem, *pair) for pair in pairwise(dims)],
-            dims=dims, norm_layer=Norm, **pyramid)
+            dims=dims, norm_layer=Norm), **pyramid)
         init_linear(self)

@@ -1,17 +1,19 @@
 """Parameter names of the authors' BiFormer, channels last and channels first -> ours."""
 import re
 
-from mmattn.checkpoint.rules import apply_inside, apply_rules
+from torch import Tensor
+
+from mmattn.checkpoint.rules import Rules, apply_inside, apply_rules
 
 # (authors' pattern, our name); the first that matches the whole name wins. An empty name drops the entry.
-RULES = [
+RULES: Rules = [
     (r'(?:norm|pre_logits|head)\..+', ''),
     (r'downsample_layers\.0\.(\d\.\w+)', r'stem.\1'),
     (r'downsample_layers\.(\d)\.(\d\.\w+)', lambda m: f'downsamples.{int(m[1]) - 1}.{m[2]}'),
     (r'extra_norms\.(\d\.\w+)', r'norms.\1'),
     (r'stages\.(\d)\.(?:blocks\.)?(\d+)\.(.+)', lambda m: apply_inside(f'stages.{m[1]}.blocks.{m[2]}.', BLOCK, m[3])),
 ]
-BLOCK = [
+BLOCK: Rules = [
     (r'(?:pos_embed|norm[12])\.\w+', r'\g<0>'),
     (r'gamma([12])', r'scale\1.gamma'),
     (r'attn\.([123])\.(\w+)', lambda m: f'attn.{int(m[1]) - 1}.{m[2]}'),
@@ -20,7 +22,7 @@ BLOCK = [
     (r'mlp\.1\.dwconv\.(\w+)', r'mlp.conv.\1'),
     (r'mlp\.[23]\.(\w+)', r'mlp.fc2.\1'),
 ]
-ATTENTION = [
+ATTENTION: Rules = [
     (r'qkv\.qkv\.(\w+)|qkv_linear\.(\w+)', lambda m: f'qkv.{m[1] or m[2]}'),
     (r'(?:wo|output_linear)\.(\w+)', r'proj.\1'),
     (r'router\.emb\.(\w+)', r'router.\1'),
@@ -28,21 +30,21 @@ ATTENTION = [
 ]
 
 
-def translate(key, value):
+def translate(key: str, value: Tensor) -> tuple[str | None, Tensor]:
     """Our name and layout for a parameter of an authors' backbone.
 
     Returns:
-        tuple[str | None, Tensor]: the name is '' where the entry belongs to the classifier, None where it is unknown.
+        the name is '' where the entry belongs to the classifier, None where it is unknown.
         A 1 x 1 convolution becomes the matrix of a linear map.
     """
     return _with_layout(apply_rules(RULES, key.replace('_checkpoint_wrapped_module.', '')), value)
 
 
-def translate_attention(key, value):
+def translate_attention(key: str, value: Tensor) -> tuple[str | None, Tensor]:
     """The same for one of the authors' attention layers alone."""
     return _with_layout(apply_rules(ATTENTION, key), value)
 
 
-def _with_layout(name, value):
+def _with_layout(name: str | None, value: Tensor) -> tuple[str | None, Tensor]:
     is_linear = name and re.search(r'(qkv|proj|fc1|fc2)\.weight$', name) and value.ndim == 4
     return name, value.flatten(1) if is_linear else value

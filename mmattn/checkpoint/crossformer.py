@@ -1,8 +1,10 @@
 """Parameter names of the authors' CrossFormer and CrossFormer++ -> ours."""
-from mmattn.checkpoint.rules import apply_inside, apply_rules
+from torch import Tensor
+
+from mmattn.checkpoint.rules import Rules, apply_inside, apply_rules
 
 # (authors' pattern, our name); the first that matches the whole name wins. An empty name drops the entry.
-RULES = [
+RULES: Rules = [
     (r'(?:norm|head)\.\w+|.+\.(?:attn_mask|biases|relative_position_index)', ''),
     (r'patch_embed\.projs\.(\d\.\w+)', r'stem.0.convs.\1'),
     (r'patch_embed\.norm\.(\w+)', r'stem.1.\1'),
@@ -10,7 +12,7 @@ RULES = [
     (r'layers\.(\d)\.downsample\.reductions\.(\d\.\w+)', r'downsamples.\1.1.convs.\2'),
     (r'layers\.(\d)\.blocks\.(\d+)\.(.+)', lambda m: apply_inside(f'stages.{m[1]}.blocks.{m[2]}.', BLOCK, m[3])),
 ]
-BLOCK = [
+BLOCK: Rules = [
     (r'norm[12]\.\w+|attn\.(?:qkv|proj)\.\w+|mlp\.fc[12]\.\w+', r'\g<0>'),
     (r'attn\.pos\.pos_proj\.(\w+)', r'attn.position_bias.net.0.\1'),
     (r'attn\.pos\.pos([123])\.([02])\.(\w+)',
@@ -22,11 +24,11 @@ BLOCK = [
 ]
 
 
-def translate(key, value):
+def translate(key: str, value: Tensor) -> tuple[str | None, Tensor]:
     """Our name for a parameter of an authors' backbone, and its value.
 
     Returns:
-        tuple[str | None, Tensor]: the name is '' where the entry belongs to the classifier or is computed, None where
+        the name is '' where the entry belongs to the classifier or is computed, None where
         it is unknown.
     """
     return apply_rules(RULES, key), value

@@ -1,11 +1,13 @@
 """Parameter names of the authors' DAT (CVPR 2022) and DAT++ -> ours."""
 import re
 
-from mmattn.checkpoint.rules import apply_inside, apply_rules
+from torch import Tensor
+
+from mmattn.checkpoint.rules import Rules, apply_inside, apply_rules
 
 # (authors' pattern, our name); the first that matches the whole name wins. An empty name drops the entry: it is
 # derived, or belongs to the classifier.
-ATTENTION = [
+ATTENTION: Rules = [
     (r'relative_position_index|attn_mask', ''),
     (r'conv_offset\.([03])\.(\w+)', r'offset.\1.\2'),
     (r'conv_offset\.1\.norm\.(\w+)', r'offset.1.\1'),
@@ -16,12 +18,12 @@ ATTENTION = [
     (r'(proj_\w+|qkv|q|kv|proj)\.(weight|bias)', r'\1.\2'),
     (r'rpe_table|relative_position_bias_table|rpb|reference', r'\g<0>'),
 ]
-MLP = [
+MLP: Rules = [
     (r'chunk\.linear([12])\.(\w+)', r'fc\1.\2'),
     (r'linear([12])(?:\.0)?\.(\w+)', r'fc\1.\2'),
     (r'dwc\.(\w+)', r'conv.\1'),
 ]
-BACKBONE = [
+BACKBONE: Rules = [
     (r'patch_proj\.([03])\.(\w+)', r'stem.\1.\2'),
     (r'patch_proj\.([14])\.norm\.(\w+)', r'stem.\1.\2'),
     (r'down_projs\.(\d)\.0\.(\w+)', r'downsamples.\1.0.\2'),
@@ -29,7 +31,7 @@ BACKBONE = [
     (r'norms\.(\d)\.norm\.(\w+)', r'norms.\1.\2'),
     (r'cls_(norm\.norm|head)\.\w+', ''),
 ]
-BLOCK = [
+BLOCK: Rules = [
     (r'layer_norms\.(\d+)\.norm\.(\w+)', lambda m: f'{int(m[1]) // 2}.norm{int(m[1]) % 2 + 1}.{m[2]}'),
     (r'layer_scales\.(\d+)\.(?:gamma|weight)', lambda m: f'{int(m[1]) // 2}.scale{int(m[1]) % 2 + 1}.gamma'),
     (r'local_perception_units\.(\d+)\.(\w+)', r'\1.lpu.\2'),
@@ -40,23 +42,23 @@ BLOCK = [
 ]
 
 
-def translate(key, value):
+def translate(key: str, value: Tensor) -> tuple[str | None, Tensor]:
     """Our name and layout for a parameter of an authors' backbone.
 
     Returns:
-        tuple[str | None, Tensor]: the name is '' where the entry is derived or belongs to the classifier, None where
+        the name is '' where the entry is derived or belongs to the classifier, None where
         it is unknown. A 1 x 1 convolution becomes the matrix of a linear map.
     """
     name = rename(key)
     return name, value.flatten(1) if name and '.mlp.fc' in name and value.ndim == 4 else value
 
 
-def translate_attention(key, value):
+def translate_attention(key: str, value: Tensor) -> tuple[str | None, Tensor]:
     """The same for one of the authors' attention layers alone."""
     return apply_rules(ATTENTION, key), value
 
 
-def rename(key):
+def rename(key: str) -> str | None:
     """Our name for a parameter of an authors' backbone, '' or None as in `translate`."""
     match = re.fullmatch(r'stages\.(\d)\.(.+)', key)
     return apply_inside(f'stages.{match[1]}.blocks.', BLOCK, match[2]) if match else apply_rules(BACKBONE, key)

@@ -1,11 +1,15 @@
 """Read checkpoint files of any origin without running code that they carry."""
+import os
 import re
 from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmattn.errors import CheckpointError
 
@@ -14,25 +18,29 @@ from mmattn.errors import CheckpointError
 CONTAINERS = ('yacs.config.CfgNode', 'argparse.Namespace', 'addict.addict.Dict', 'mmcv.utils.config.ConfigDict',
               'mmengine.config.config.ConfigDict')
 
+MapLocation = str | torch.device | Callable[..., Any] | None
 
-def read_checkpoint(path, map_location='cpu', samples=False):
+
+def read_checkpoint(path: str | os.PathLike[str], map_location: MapLocation = 'cpu',
+                    samples: bool = False) -> dict[str, Any]:
     """The content of a checkpoint file.
 
     Args:
-        path (str | Path): a file, or an http(s) address to download it from.
-        map_location (str | torch.device | Callable): where tensors go.
-        samples (bool): allow data samples of mmdet and mmseg.
+        path: a file, '~' for the home folder in front, or an http(s) address to download it from.
+        map_location: where tensors go.
+        samples: allow data samples of mmdet and mmseg.
 
     Returns:
-        dict: whatever was saved; see `state_dict_of`.
+        whatever was saved; see `state_dict_of`.
 
     Raises:
         CheckpointError: there is no such file, it is no checkpoint, or it holds more than tensors and plain values.
     """
+    path = os.path.expanduser(path)
     try:
         with torch.serialization.safe_globals(_allowed() + (_data_samples() if samples else [])):
-            if str(path).startswith(('http://', 'https://')):
-                content = torch.hub.load_state_dict_from_url(str(path), map_location=map_location, weights_only=True)
+            if path.startswith(('http://', 'https://')):
+                content = torch.hub.load_state_dict_from_url(path, map_location=map_location, weights_only=True)
             else:
                 content = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError:
@@ -45,15 +53,31 @@ def read_checkpoint(path, map_location='cpu', samples=False):
                                   'trust with --trust-checkpoint') from None
         reason = (str(error).strip().splitlines() or ['empty'])[0]
         raise CheckpointError(f'{path} is no checkpoint ({type(error).__name__}: {reason})') from None
+    return _checked(content, path)
+
+
+def read_as_chosen(path: str) -> dict[str, Any]:
+    """The content of a checkpoint file, read as MMEngine was told to, by `mmattn.openmmlab.choose_checkpoint_reading`
+    or by a program that registered a reader; by `read_checkpoint` where MMEngine has its own, which runs code in some
+    versions.
+    """
+    from mmengine.runner import CheckpointLoader
+    reader = CheckpointLoader._get_checkpoint_loader('')        # of files; the others end in it
+    if reader.__module__.partition('.')[0] == 'mmengine':
+        return read_checkpoint(path)
+    return _checked(CheckpointLoader.load_checkpoint(path, map_location='cpu'), path)
+
+
+def _checked(content: object, path: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f'{path} holds a {type(content).__name__}; a checkpoint is a dict of tensors')
     return content
 
 
-def _allowed():
+def _allowed() -> list[Any]:
     """What a file may name beside tensors and plain values: containers, arrays, and MMEngine's logs of a training."""
     core = np._core if hasattr(np, '_core') else np.core
-    allowed = [(OrderedDict, name) for name in CONTAINERS]
+    allowed: list[Any] = [(OrderedDict, name) for name in CONTAINERS]
     allowed += [np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in '?bBhHiIlLqQefd')]
     for function in (core.multiarray._reconstruct, core.multiarray.scalar):
         allowed += [(function, f'numpy.{room}.multiarray.{function.__name__}') for room in ('_core', 'core')]
@@ -63,10 +87,10 @@ def _allowed():
     return allowed
 
 
-def _data_samples():
+def _data_samples() -> list[Any]:
     """What holds ground truth; reading it fills attributes and runs nothing."""
     from mmengine.structures import InstanceData, PixelData
-    allowed = [InstanceData, PixelData, (bytes, 'builtins.bytes')]
+    allowed: list[Any] = [InstanceData, PixelData, (bytes, 'builtins.bytes')]
     if find_spec('mmdet'):
         from mmdet.structures import DetDataSample
         from mmdet.structures.bbox import HorizontalBoxes
@@ -78,7 +102,7 @@ def _data_samples():
     return allowed
 
 
-def _statistic(owner, name):
+def _statistic(owner: object, name: str) -> Any:
     """A method of MMEngine's logs, which files name with `getattr`; no attribute of anything else."""
     from mmengine.logging import HistoryBuffer
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
@@ -86,7 +110,7 @@ def _statistic(owner, name):
     return getattr(owner, name)
 
 
-def state_dict_of(content, path='the checkpoint'):
+def state_dict_of(content: Mapping[str, Any], path: str | os.PathLike[str] = 'the checkpoint') -> dict[str, Tensor]:
     """The parameters in a checkpoint: under 'state_dict', 'model' or 'module', or the dict itself, without the
     'module.' that data-parallel training puts before names.
 
@@ -97,7 +121,7 @@ def state_dict_of(content, path='the checkpoint'):
         if isinstance(content.get(name), dict):
             content = content[name]
             break
-    state = {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    state = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not state:
         raise CheckpointError(f'{path} holds no tensors; its entries are: {", ".join(map(str, content))}')
     if all(key.startswith('module.') for key in state):

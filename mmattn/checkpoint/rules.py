@@ -1,8 +1,11 @@
 """Rename by rules: pairs of a pattern and a name, or a function of the match; the first whole match wins."""
 import re
+from collections.abc import Callable, Sequence
+
+Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str | None]]]
 
 
-def apply_rules(rules, key):
+def apply_rules(rules: Rules, key: str) -> str | None:
     """The name that the rules give to a key; None where no rule matches."""
     for pattern, name in rules:
         match = re.fullmatch(pattern, key)
@@ -11,7 +14,7 @@ def apply_rules(rules, key):
     return None
 
 
-def apply_inside(prefix, rules, key):
+def apply_inside(prefix: str, rules: Rules, key: str) -> str | None:
     """The same behind a prefix, which is left out where the name is empty or none."""
     name = apply_rules(rules, key)
     return prefix + name if name else name

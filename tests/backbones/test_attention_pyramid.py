@@ -8,7 +8,7 @@ from tests.compare import check_pyramid
 from tests.conftest import ROOT
 
 ABLATIONS = sorted((ROOT / 'configs/ablation').glob('*.py'))
-SMALL = dict(embed_dims=(12, 24, 48, 96), depths=(2, 2, 3, 2))
+SMALL = dict(embed_dims=(12, 24, 48, 96), depths=(2, 2, 3, 2), num_heads=(3, 6, 12, 24))
 pytestmark = pytest.mark.filterwarnings('ignore:topk=')
 
 
@@ -56,3 +56,11 @@ def test_heads_are_the_stage_s_unless_given():
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         AttentionPyramid(**arguments)
+
+
+@pytest.mark.parametrize(('embed_dims', 'heads'), [
+    ((96, 192, 384, 768), [3, 6, 12, 24]), ((32, 64, 128, 256), [1, 2, 4, 8]), ((8, 31, 100, 97), [1, 1, 2, 1])])
+def test_heads_by_themselves_divide_the_channels(embed_dims, heads):
+    with torch.device('meta'):
+        model = AttentionPyramid(dict(type='LocalAttention'), embed_dims, depths=(1, 1, 1, 1))
+    assert [stage.blocks[0].branches[0].num_heads for stage in model.stages] == heads

@@ -5,7 +5,8 @@ import torch
 
 from mmattn.backbones import BiFormer
 from mmattn.checkpoint.biformer import translate
-from mmattn.checkpoint.convert import convert, load_backbone
+from mmattn.checkpoint.convert import convert
+from mmattn.checkpoint.loading import load_backbone
 from tests import filler
 
 GOLDEN = Path(__file__).parents[1] / 'data' / 'golden'
@@ -47,10 +48,10 @@ def test_dense_and_classification_files_load_into_a_model(name):
             for i, (dims, depth) in enumerate(zip((16, 32, 64, 128), (1, 1, 2, 1)))]
     model = BiFormer(arch, stem='patch' if stl else None)
     state = filler.state_dict(case)
-    load_backbone(model, state, translate)
+    load_backbone(model, state)
     assert torch.equal(model.stem[0].weight.double(), state['downsample_layers.0.0.weight'].double().float().double())
     dense = {f'backbone.{key}': value for key, value in state.items() if not key.startswith(('norm.', 'head.'))}
     dense |= {f'backbone.extra_norms.{i}.{leaf}': torch.full((16 * 2 ** i,), 3.) for i in range(4)
               for leaf in ('weight', 'bias')} | {'neck.w': torch.zeros(1)}
-    load_backbone(model, dense, translate)
+    load_backbone(model, dense)
     assert model.norms['2'].weight.tolist() == [3] * 64

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from mmattn.backbones import DAT
-from mmattn.checkpoint.convert import Conversion, convert, fit, load_backbone
+from mmattn.checkpoint.convert import Conversion, convert, fit
 from mmattn.checkpoint.dat import translate
+from mmattn.checkpoint.loading import load_backbone
 from mmattn.errors import CheckpointError
 from tests.models import SMALL, small
 
@@ -55,12 +56,12 @@ def test_authors_and_own_files_load(pair, prefix):
     source, target = pair
     head = {'decode_head.conv_seg.weight': torch.zeros(1)} if prefix else {}
     theirs = {prefix + name: value for name, value in authors(source).items()} | head
-    result = load_backbone(target, theirs, translate)
+    result = load_backbone(target, theirs)
     check_equal(source, target)
     assert result.renamed
     own = {prefix + name: value for name, value in source.state_dict().items()} | head
     fresh = small()
-    assert not load_backbone(fresh, own, translate).renamed
+    assert not load_backbone(fresh, own).renamed
     check_equal(source, fresh)
 
 
@@ -79,7 +80,7 @@ def test_a_classifier_lacks_output_norms_and_partial_backbones_leave_stages_out(
     theirs = {name: value for name, value in authors(source).items() if not name.startswith('norms.')}
     theirs |= {'cls_head.weight': torch.zeros(3), 'cls_norm.norm.weight': torch.zeros(3)}
     target = small(out_indices=(0, 2))
-    result = load_backbone(target, theirs, translate)
+    result = load_backbone(target, theirs)
     assert {'cls_head.weight', 'cls_norm.norm.weight'} <= set(result.dropped)
     assert any(name.startswith('stages.3.') for name in result.dropped)
     assert f'{len(result.state)} renamed, 0 kept, {len(result.dropped)} dropped' in str(result)
@@ -96,7 +97,7 @@ def test_tables_of_other_sizes_are_resized(pair):
     target = DAT([dict(SMALL[0], window_size=5), *SMALL[1:]], pretrain_img_size=160)
     theirs = authors(source)
     swin = 'stages.0.attns.{}.relative_position_bias_table'
-    result = load_backbone(target, theirs, translate)
+    result = load_backbone(target, theirs)
     assert set(result.resized) == {'stages.2.blocks.1.attn.rpe_table', 'stages.3.blocks.0.attn.rpe_table',
                                    *(f'stages.0.blocks.{i}.attn.relative_position_bias_table' for i in (0, 1))}
     assert theirs[swin.format(0)].shape == (25, 2)
@@ -116,19 +117,19 @@ def test_files_of_other_models_are_refused_and_change_nothing(pair):
     before = {name: value.clone() for name, value in target.state_dict().items()}
     theirs = authors(source)
     with pytest.raises(CheckpointError, match=r'2 of \d+ names are not of this family: layers\.0\.w, head\.b'):
-        load_backbone(target, theirs | {'layers.0.w': torch.zeros(1), 'head.b': torch.zeros(1)}, translate)
+        load_backbone(target, theirs | {'layers.0.w': torch.zeros(1), 'head.b': torch.zeros(1)})
     many = {f'layer{i}': torch.zeros(1) for i in range(9)}
     with pytest.raises(CheckpointError, match=r'9 of 9 names .*: layer0, layer1, layer2, layer3, layer4, …'):
-        load_backbone(target, many, translate)
+        load_backbone(target, many)
     lacking = {name: value for name, value in theirs.items() if 'proj_q.bias' not in name}
     with pytest.raises(CheckpointError, match=r'architecture: it lacks 2 parameters: stages\.2\.blocks\.1\.attn'):
-        load_backbone(target, lacking, translate)
+        load_backbone(target, lacking)
     deeper = theirs | {'stages.0.layer_norms.4.norm.weight': torch.zeros(8)}
     with pytest.raises(CheckpointError, match=r'it has in addition 1 parameters: stages\.0\.blocks\.2\.norm1\.weight'):
-        load_backbone(target, deeper, translate)
+        load_backbone(target, deeper)
     wider = theirs | {'patch_proj.0.bias': torch.zeros(9)}
     with pytest.raises(CheckpointError, match=r'stem\.0\.bias has shape \[9\] in the checkpoint, \[8\] in the model'):
-        load_backbone(target, wider, translate)
+        load_backbone(target, wider)
     assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
 
 

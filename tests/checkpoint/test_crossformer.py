@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mmattn.backbones import CrossFormer
-from mmattn.checkpoint.convert import convert, load_backbone
+from mmattn.checkpoint.convert import convert
 from mmattn.checkpoint.crossformer import translate
+from mmattn.checkpoint.loading import load_backbone
 from tests import filler
 
 GOLDEN = Path(__file__).parents[1] / 'data' / 'golden'
@@ -45,5 +46,5 @@ def test_dense_and_classification_files_load_into_a_model():
     for prefix, extra in (('', {'head.weight': torch.zeros(10, 256), 'norm.weight': torch.ones(256)}),
                           ('backbone.', {'decode_head.w': torch.zeros(1)})):
         torch.nn.init.zeros_(model.stem[0].convs[3].weight)
-        load_backbone(model, {prefix + key: value for key, value in state.items()} | extra, translate)
+        load_backbone(model, {prefix + key: value for key, value in state.items()} | extra)
         assert torch.equal(model.stem[0].convs[3].weight, state['patch_embed.projs.3.weight'].float())

@@ -9,9 +9,10 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint
 
-from mmattn.checkpoint.reading import read_checkpoint, state_dict_of
+from mmattn.checkpoint.reading import read_as_chosen, read_checkpoint, state_dict_of
 from mmattn.errors import CheckpointError
 from mmattn.openmmlab import choose_checkpoint_reading
+from tests.models import small
 
 
 @pytest.fixture
@@ -129,3 +130,53 @@ def test_mmengine_reads_what_it_is_told_to(save, tmp_path):
     checkpoint.load_checkpoint(model, path)
     assert (tmp_path / 'trapped').exists()
     assert model.weight.item() == 1
+
+
+def test_a_file_in_the_home_folder(save, tmp_path, monkeypatch):
+    save({'w': torch.ones(2)}, 'home.pth')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert torch.equal(read_checkpoint('~/home.pth')['w'], torch.ones(2))
+    assert torch.equal(read_as_chosen('~/home.pth')['w'], torch.ones(2))
+    with pytest.raises(CheckpointError, match=rf'^{tmp_path}/none\.pth does not exist'):
+        read_checkpoint('~/none.pth')
+
+
+def old_reading(path, map_location=None):
+    """As MMEngine's own reader in some versions, whatever the one that is installed does."""
+    return torch.load(path, map_location=map_location, weights_only=False)
+
+
+old_reading.__module__ = 'mmengine.runner.checkpoint'
+
+
+@pytest.mark.usefixtures('loader')
+def test_weights_to_start_from_run_code_only_where_they_are_trusted(save, tmp_path):
+    Trap.path = str(tmp_path / 'trapped')
+    path = str(save({'state_dict': small().state_dict(), 'extra': Trap()}))
+
+    def start():
+        small(init_cfg=dict(type='Pretrained', checkpoint=path)).init_weights()
+
+    CheckpointLoader.register_scheme('', old_reading, force=True)
+    with pytest.raises(CheckpointError, match='is refused'):        # nobody has chosen
+        start()
+    choose_checkpoint_reading()
+    with pytest.raises(CheckpointError, match='is refused'):
+        start()
+    assert not (tmp_path / 'trapped').exists()
+    choose_checkpoint_reading(trust=True)
+    start()
+    assert (tmp_path / 'trapped').exists()
+
+
+@pytest.mark.usefixtures('loader')
+def test_a_reader_that_a_program_registered_reads_weights_to_start_from():
+    source = small()
+    CheckpointLoader.register_scheme('', lambda path, map_location=None: {'state_dict': source.state_dict()},
+                                     force=True)
+    model = small(init_cfg=dict(type='Pretrained', checkpoint='elsewhere'))
+    model.init_weights()
+    assert torch.equal(model.stem[0].weight, source.stem[0].weight)
+    CheckpointLoader.register_scheme('', lambda path, map_location=None: [3], force=True)
+    with pytest.raises(CheckpointError, match='elsewhere holds a list; a checkpoint is a dict of tensors'):
+        read_as_chosen('elsewhere')

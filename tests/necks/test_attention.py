@@ -2,6 +2,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
+from mmattn.errors import ArgumentError
 from mmattn.layers import BiLevelRoutingAttention
 from mmattn.layers.block import ATTENTIONS
 from mmattn.necks import AttentionNeck, AttentionPlugin
@@ -79,3 +80,20 @@ def test_a_plugin_of_resnet():
 def test_wrong_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_printing_shows_all_levels():
+    text = repr(AttentionNeck([8, 16], attention('Attention'), levels=[1]))
+    assert text.startswith('AttentionNeck(\n  in_channels=(8, 16)\n')
+    assert '(1): AttentionPlugin(' in text
+    assert '(0): AttentionPlugin(' not in text
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (dict(num_outs=5), r'^AttentionNeck has no argument num_outs=5: arguments of a base config stay unless the new '),
+    (dict(level=[1]), r'^AttentionNeck has no argument level=\[1\]: level may be meant as levels$'),
+])
+def test_unknown_arguments_are_named_with_the_class(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        MODELS.build(dict(type='mmattn.AttentionNeck', in_channels=[8, 8], attention=attention('Attention'),
+                          **arguments))

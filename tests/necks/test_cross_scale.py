@@ -36,6 +36,8 @@ def test_odd_levels_as_resnet_gives_them():
 @pytest.mark.parametrize(('options', 'message'), [
     (dict(num_outs=1), 'num_outs=1 must be at least 2'),
     (dict(intervals=(8,)), r'intervals=\(8,\) are not one for each of 2 levels'),
+    (dict(start_level=1), '^CrossScaleNeck has no argument start_level=1: arguments of a base config stay'),
+    (dict(num_out=3), '^CrossScaleNeck has no argument num_out=3: num_out may be meant as num_outs$'),
     (dict(num_heads=3), 'out_channels=16 is not divisible by num_heads=3'),
     (dict(kernel_sizes=(2, 5)), r'kernel_sizes=\(2, 5\) must be the stride 2 or larger by an even number'),
 ])
@@ -47,3 +49,8 @@ def test_wrong_arguments_are_named(options, message):
 def test_other_maps_are_named():
     with pytest.raises(ValueError, match=r'in_channels=\(4, 8\), but there are 1 maps'):
         CrossScaleNeck([4, 8], 16, num_heads=2)([torch.zeros(1, 4, 2, 2)])
+
+
+def test_printing_shows_the_levels():
+    assert repr(CrossScaleNeck([4, 8], 16, num_heads=2, num_outs=4)).startswith(
+        'CrossScaleNeck(\n  in_channels=(4, 8), num_outs=4\n')

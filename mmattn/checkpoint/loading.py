@@ -1,0 +1,76 @@
+"""Checkpoints, ours or the authors', on their way into a model."""
+from collections.abc import Iterable, Mapping
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from mmattn.checkpoint.comparing import Comparison, HasState, compare
+from mmattn.checkpoint.convert import BACKBONE, PARTS, Conversion, convert, fit
+
+
+@runtime_checkable
+class Backbone(HasState, Protocol):
+    """A module that knows the authors' names of its parameters, such as `mmattn.backbones.pyramid.Pyramid`."""
+
+    def translate(self, key: str, value: Tensor) -> tuple[str | None, Tensor]:
+        """The authors' parameter -> our name and value, see `convert`."""
+
+    def left_out(self, name: str) -> bool:
+        """Whether a parameter of the whole architecture is not built, see `fit`."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True) -> object:
+        """Take parameters and buffers."""
+
+
+def load_backbone(model: Backbone, state: Mapping[str, Tensor]) -> Conversion:
+    """Load the backbone of a checkpoint, ours or the authors', into `model`.
+
+    Args:
+        model: the backbone.
+        state: parameters of a backbone, classifier, detector or segmentor.
+
+    Raises:
+        CheckpointError: as `convert` and `fit`.
+    """
+    if any(key.startswith(BACKBONE) for key in state):
+        state = {key.removeprefix(BACKBONE): value for key, value in state.items() if key.startswith(BACKBONE)}
+    conversion = _fitted(model, state)
+    model.load_state_dict(conversion.state, strict=False)
+    return conversion
+
+
+def _fitted(model: Backbone, state: Mapping[str, Tensor]) -> Conversion:
+    conversion = convert(state, model.translate) if is_foreign(state, model) else Conversion(dict(state))
+    fit(conversion, model, model.left_out)
+    return conversion
+
+
+def is_foreign(names: Iterable[str], model: Backbone) -> bool:
+    """Whether these are (in part) neither names of the model nor of another backbone of ours."""
+    others = {name for name in names if name.partition('.')[0] not in PARTS}
+    return bool(others) and not others <= model.state_dict().keys()
+
+
+def translate_on_load(model: Backbone, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Pre-hook of `load_state_dict`: where the backbone's parameters are the authors', replace them by ours."""
+    own = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not is_foreign(own, model):
+        return
+    conversion = _fitted(model, own)
+    for name in own:
+        del state[prefix + name]
+    state.update({prefix + name: value for name, value in conversion.state.items()})
+
+
+def compare_as_loaded(state: Mapping[str, Tensor], model: nn.Module) -> Comparison:
+    """Compare a checkpoint with a model, a whole detector or segmentor too, as `load_state_dict` would take it: where a
+    backbone's parameters are the authors', under our names.
+
+    Raises:
+        CheckpointError: those of a backbone are of another architecture, as `convert` and `fit`.
+    """
+    state = dict(state)
+    for name, module in model.named_modules():
+        if isinstance(module, Backbone):
+            translate_on_load(module, state, f'{name}.' if name else '')
+    return compare(state, model)
