@@ -17,6 +17,7 @@ from mmattn.engine.training import (
     effective_batch,
     instead,
     resume_from,
+    taken_from,
 )
 from mmattn.errors import CheckpointError, UsageError
 
@@ -63,6 +64,8 @@ def run(args: Namespace) -> int | None:
             check_same_model(saved.content, runner.model, saved.path)
         except CheckpointError as error:
             raise UsageError(f'{error}{instead(cfg, saved.path)}') from error
+    if cfg.get('load_from') and not cfg.get('resume') and 'runner_type' not in cfg:
+        facts.append(taken_from(cfg.load_from, runner.model))
     for fact in facts:
         runner.logger.info(fact)
     for line in skipped.lines:

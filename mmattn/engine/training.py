@@ -6,9 +6,13 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader
+from torch import nn
 
 from mmattn.checkpoint.files import check_file
+from mmattn.checkpoint.loading import compare_as_loaded
+from mmattn.checkpoint.reading import state_dict_of
 from mmattn.config import named
 from mmattn.engine.checkpointing import check_resumable, saved_checkpoints
 from mmattn.errors import UsageError
@@ -148,6 +152,21 @@ def resume_from(cfg: Config, wanted: str | os.PathLike[str]) -> Resumption:
         cfg.randomness = {**cfg.get('randomness', {}), 'seed': content['meta'].get('seed')}
         return Resumption(path, content, refused)
     return Resumption(refused=refused)
+
+
+def taken_from(path: str, model: nn.Module) -> str:
+    """One line: how much of a model starts from a checkpoint, and what does not.
+
+    Raises:
+        UsageError: nothing does.
+        CheckpointError: it is of another architecture.
+    """
+    content = CheckpointLoader.load_checkpoint(path, map_location='meta')
+    found = compare_as_loaded(state_dict_of(content, path), model.module if is_model_wrapper(model) else model)
+    if not found.taken:
+        raise UsageError(f"load_from={path!r}: {found}. The file of a classifier is for the backbone: "
+                         "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=…)")
+    return f'load_from={path!r}: {found}'
 
 
 def instead(cfg: Config, path: str | os.PathLike[str]) -> str:

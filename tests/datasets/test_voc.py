@@ -91,7 +91,8 @@ def test_names_and_boxes(data):
         OBJECT.format(*one) for one in (('disk', 5, 5, 50, 50), ('moon', 1, 1, 9, 9), ('moon', 1, 1, 9, 9),
                                         ('square', 7, 7, 7, 20), ('star', 100, 100, 200, 120)))))
     assert faults(data) == [
-        'warning: train: 1 name(s) of objects are no classes, and mmdet drops their boxes, here with how many: moon (2)',
+        'warning: train: 1 name(s) of objects are no classes, and mmdet drops their boxes, here with how many: '
+        'moon (2)',
         'warning: train: 2 class(es) without a box, whose figures will be nan: triangle, cross',
         'warning: train: 1 box(es) less than a pixel wide or high: square in 0.xml',
         'warning: train: 1 box(es) reach out of their image: star in 0.xml']
