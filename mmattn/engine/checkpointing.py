@@ -64,6 +64,8 @@ class CheckpointHook(MMEngineCheckpointHook):
         CheckpointError: a file cannot be written, with the reason; earlier ones are as they were.
     """
 
+    file_backend: Any = None        # until a training starts
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if not kwargs.get('file_client_args'):
             kwargs['backend_args'] = kwargs.get('backend_args') or dict(backend='whole')
@@ -71,7 +73,7 @@ class CheckpointHook(MMEngineCheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         super().before_train(runner)
-        self.file_backend: Any = LateRemoval(self.file_backend)
+        self.file_backend = LateRemoval(self.file_backend)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self._save(super().after_train_iter, runner, batch_idx, data_batch, outputs)
@@ -88,7 +90,8 @@ class CheckpointHook(MMEngineCheckpointHook):
         except OSError as error:
             raise CheckpointError(f'cannot save a checkpoint in {self.out_dir}: {error.strerror or error}; those saved '
                                   'before are as they were, and --resume goes on from the latest') from error
-        self.file_backend.carry_out()
+        if self.file_backend:
+            self.file_backend.carry_out()
 
 
 def saved_checkpoints(folder: str | Path) -> list[Path]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmattn.checkpoint.reading import read_checkpoint
-from mmattn.engine.checkpointing import WholeFiles, check_resumable, check_same_model, saved_checkpoints
+from mmattn.engine.checkpointing import CheckpointHook, WholeFiles, check_resumable, check_same_model, saved_checkpoints
 from mmattn.errors import CheckpointError
 from tests.engine.conftest import Net
 
@@ -40,6 +40,13 @@ def test_a_full_disk_loses_no_earlier_checkpoint(runner, tmp_path, monkeypatch, 
     again.train()
     assert again.iter == 6
     assert [path.name for path in saved_checkpoints(tmp_path)] == [f'iter_{6 - i}.pth' for i in range(limit)]
+
+
+def test_a_validation_without_a_training_saves_nothing(runner, tmp_path):
+    validating = runner()
+    hook, = (hook for hook in validating.hooks if isinstance(hook, CheckpointHook))
+    hook.after_val_epoch(validating, {})
+    assert not list(tmp_path.rglob('*.pth'))
 
 
 def test_checkpoints_are_found_latest_first(tmp_path):
