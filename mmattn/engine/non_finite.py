@@ -104,8 +104,10 @@ class NonFiniteHook(Hook):
             return check
 
         self._handles = [part.register_forward_hook(check_part(name)) for name, part in self._model.named_children()]
+        # FSDP gives no weights while it runs
+        whole = runner.model if isinstance(runner.model, FullyShardedDataParallel) else self._model
         self._handles += [self._model.register_forward_pre_hook(keep, with_kwargs=True),
-                          self._model.register_forward_hook(check_losses)]
+                          whole.register_forward_hook(check_losses)]
 
     def _unscaled(self, runner: Runner) -> list[OptimWrapper]:
         """The optimizer wrappers whose gradients are checked here."""
@@ -178,7 +180,8 @@ def _save(runner: Runner, weights: dict[str, Tensor], call: Call) -> str:
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """The state of a model, whole where FSDP shares it out; there, all processes must ask for it at once."""
     if isinstance(model, FullyShardedDataParallel):
-        whole = FullStateDictConfig(offload_to_cpu=True, rank0_only=False)
+        # on a CPU, offloaded ones would lie in memory that FSDP frees
+        whole = FullStateDictConfig(offload_to_cpu=torch.cuda.is_available(), rank0_only=False)
         with FullyShardedDataParallel.state_dict_type(model, StateDictType.FULL_STATE_DICT, whole):
             return dict(model.state_dict())
     plain: nn.Module = model.module if is_model_wrapper(model) else model       # type: ignore[assignment]
