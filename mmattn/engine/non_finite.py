@@ -48,8 +48,8 @@ class NonFiniteHook(Hook):
     def __init__(self) -> None:
         self._model: nn.Module | None = None
         self._call: Call | None = None
-        self._wrong: tuple[str, Call] | None = None     # what is not finite, in which call
-        self._batches = 0                               # of a validation, that every process has
+        self._wrong: tuple[str, Call | None] | None = None      # what is not finite, in which call
+        self._batches = 0                                       # of a validation, that every process has
         self._handles: list[Any] = []
 
     def before_train(self, runner: Runner) -> None:
@@ -124,15 +124,13 @@ class NonFiniteHook(Hook):
 
     def _found(self, runner: Runner, what: str) -> None:
         """Stop; one of several processes notes it until they meet."""
-        if self._model is None or self._call is None:
-            return
         if get_world_size() > 1:
             self._wrong = self._wrong or (what, self._call)
             return
         self._remove()
         saved = _save(runner, weights_of(runner.model), self._call)
-        culprit = find_culprit(self._model, self._call)
-        raise NonFiniteError(f'step {runner.iter + 1}: {what} is not finite, {culprit}; {saved}')
+        culprit = f', {find_culprit(self._model, self._call)}' if self._model and self._call else ''
+        raise NonFiniteError(f'step {runner.iter + 1}: {what} is not finite{culprit}; {saved}')
 
     def _meet(self, runner: Runner) -> None:
         """Stop all processes if one has found something; each must come here as often as the others."""
@@ -148,8 +146,7 @@ class NonFiniteHook(Hook):
         # the launcher ends all when one has ended: not before the files are there
         (rank, what, saved), *others = filter(None, all_gather_object(report))
         more = f'; beside it: {len(others)} more of this step' if others else ''     # gradients are averaged
-        raise NonFiniteError(f'step {runner.iter + 1}: {what} is not finite in process {rank}; {saved}, which names '
-                             f'the module{more}')
+        raise NonFiniteError(f'step {runner.iter + 1}: {what} is not finite in process {rank}; {saved}{more}')
 
     def _remove(self) -> None:
         for handle in self._handles:
@@ -165,8 +162,10 @@ def _fewest(runner: Runner, loader: str) -> int:
     return int(count)
 
 
-def _save(runner: Runner, weights: dict[str, Tensor], call: Call) -> str:
+def _save(runner: Runner, weights: dict[str, Tensor], call: Call | None) -> str:
     """Half a sentence that says where the call is, or why not."""
+    if call is None:
+        return 'the model was not called as a whole, so that there is nothing to run again'
     rank, step = get_rank(), runner.iter + 1
     path = Path(runner.work_dir) / f'non_finite_step_{step}{f"_rank_{rank}" if rank else ""}.pth'
     try:
@@ -174,7 +173,8 @@ def _save(runner: Runner, weights: dict[str, Tensor], call: Call) -> str:
     except Exception as error:      # whatever it is, what was found must be said, and the other processes wait for it
         path.unlink(missing_ok=True)
         return f'what the model was given cannot be saved in {path} for tools/replay.py: {error}'
-    return f'what the model was given, its weights and the generators are in {path}, for tools/replay.py'
+    names = ', which names the module' if get_world_size() > 1 else ''
+    return f'what the model was given, its weights and the generators are in {path}, for tools/replay.py{names}'
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

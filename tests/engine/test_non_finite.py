@@ -133,6 +133,21 @@ def test_each_of_several_optimizers_is_watched(runner, tmp_path):
     assert resumed.iter == 6
 
 
+class Apart(Pair):
+    """Calls its halves one by one."""
+
+    def __call__(self, inputs, mode):
+        return self.forward(inputs, mode)
+
+
+def test_a_model_that_is_not_called_as_a_whole_is_stopped_too(runner, tmp_path):
+    model = Apart()
+    with pytest.raises(NonFiniteError, match='step 3: the gradient is not finite; the model was not called as a whole, '
+                                             'so that there is nothing to run again'):
+        runner(model=model, non_finite=HOOK, optim_wrapper=wrappers(model)).train()
+    assert not list(tmp_path.glob('non_finite*'))
+
+
 def test_a_file_that_cannot_be_written_hides_nothing(runner, tmp_path, monkeypatch):
     def save(content, path):
         if 'call' in content:
