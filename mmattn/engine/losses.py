@@ -1,6 +1,9 @@
+from typing import Any
+
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from mmattn.registry import HOOKS
 
@@ -15,7 +18,8 @@ class AverageLossesHook(Hook):
 
     priority = 'HIGHEST'        # before the losses are written down
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                         outputs: dict[str, Any] | None = None) -> None:
         if get_world_size() == 1 or not outputs:
             return
         losses = {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}

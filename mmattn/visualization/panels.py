@@ -1,12 +1,31 @@
 """The pictures that show what a model attends to: which there are for its kinds of attention, and over what."""
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
 
 from mmattn.visualization import drawing
+from mmattn.visualization.recording import Record
 
 COLUMNS = 3         # of a grid
+Image: TypeAlias = NDArray[np.uint8]        # (H, W, 3) RGB
+Draw: TypeAlias = Callable[[Axes], None]
+
+
+class Instances(NamedTuple):
+    """Of a detection, the surest first."""
+
+    boxes: Tensor                       # (N, 4) (left, top, right, bottom) in pixels of the image
+    labels: Tensor                      # (N,)
+    scores: Tensor | None               # (N,)
+    masks: NDArray[np.bool_] | None     # (N, H, W)
 
 
 @dataclass
@@ -14,46 +33,46 @@ class Found:
     """What was predicted for an image, or its ground truth.
 
     Args:
-        sample (DetDataSample | SegDataSample): of mmdet or mmseg.
-        classes (Sequence[str]): names of the classes.
-        ground_truth (bool): whether the ground truth counts, or the predictions.
-        score_thr (float): lowest score of a detection that is drawn.
+        sample: DetDataSample of mmdet or SegDataSample of mmseg.
+        classes: names of the classes.
+        ground_truth: whether the ground truth counts, or the predictions.
+        score_thr: lowest score of a detection that is drawn.
     """
-    sample: object
-    classes: tuple
+    sample: Any
+    classes: Sequence[str]
     ground_truth: bool = False
     score_thr: float = 0.3
 
     @property
-    def title(self):
+    def title(self) -> str:
         return 'ground truth' if self.ground_truth else 'predictions'
 
     @property
-    def label_map(self):
+    def label_map(self) -> NDArray[np.int64] | None:
         """(H, W) numbers of classes of a segmentation, or None."""
         label_map = self.sample.get('gt_sem_seg' if self.ground_truth else 'pred_sem_seg')
         return None if label_map is None else label_map.data[0].cpu().numpy()
 
     @property
-    def instances(self):
-        """Boxes (N, 4), labels (N,), scores (N,) or None, masks (N, H, W) or None of a detection, the surest first."""
+    def instances(self) -> Instances:
+        """What was detected."""
         found = self.sample.get('gt_instances' if self.ground_truth else 'pred_instances').cpu()
         if 'scores' in found:
             found = found[found.scores >= self.score_thr]
             found = found[found.scores.argsort(descending=True)]
         masks = found.get('masks')
-        return (getattr(found.bboxes, 'tensor', found.bboxes), found.labels, found.get('scores'),
-                None if masks is None else np.asarray(getattr(masks, 'masks', masks), bool))
+        return Instances(getattr(found.bboxes, 'tensor', found.bboxes), found.labels, found.get('scores'),
+                         None if masks is None else np.asarray(getattr(masks, 'masks', masks), bool))
 
-    def draw(self, axis):
+    def draw(self, axis: Axes) -> None:
         """Boxes, masks, names of classes."""
         if self.label_map is not None:
             drawing.draw_label_map(axis, self.label_map, self.classes)
         else:
-            boxes, labels, scores, masks = self.instances
-            drawing.draw_instances(axis, boxes, labels, self.classes, scores, masks)
+            found = self.instances
+            drawing.draw_instances(axis, found.boxes, found.labels, self.classes, found.scores, found.masks)
 
-    def middle(self, size):
+    def middle(self, size: Sequence[int]) -> tuple[float, float]:
         """(x, y) as far inside as possible of the first instance, or of the second most frequent class; of an image of
         `size` (height, width) where there is neither."""
         mask = None
@@ -61,11 +80,11 @@ class Found:
             labels, counts = np.unique(self.label_map, return_counts=True)
             mask = self.label_map == labels[counts.argsort()[-2]] if len(labels) > 1 else None
         else:
-            boxes, _, _, masks = self.instances
-            if masks is not None and len(masks):
-                mask = masks[0]
-            elif len(boxes):
-                left, top, right, bottom = boxes[0].tolist()
+            found = self.instances
+            if found.masks is not None and len(found.masks):
+                mask = found.masks[0]
+            elif len(found.boxes):
+                left, top, right, bottom = found.boxes[0].tolist()
                 return (left + right) / 2, (top + bottom) / 2
         if mask is None or not mask.any():
             return size[1] / 2, size[0] / 2
@@ -79,17 +98,17 @@ class Choice:
     """What is drawn of the records.
 
     Args:
-        every (bool): all layers that were recorded, instead of the last of each kind in the stage with stride 16.
-        most (int): points of a layer, those that receive most attention.
-        head (int | None): attention of this head; None for the mean over heads.
-        group (int | None): points of this offset group; None for all.
+        every: all layers that were recorded, instead of the last of each kind in the stage with stride 16.
+        most: points of a layer, those that receive most attention.
+        head: attention of this head; None for the mean over heads.
+        group: points of this offset group; None for all.
     """
     every: bool = False
     most: int = 300
     head: int | None = None
     group: int | None = None
 
-    def of(self, records):
+    def of(self, records: list[Record]) -> list[Record]:
         """The records to draw one by one."""
         if self.every or not records:
             return records
@@ -97,24 +116,25 @@ class Choice:
         return list({record.kind: record for record in records if record.stride == stride}.values())
 
 
-def panels(image, found, models, choice):
+def panels(image: Image, found: Found, models: Mapping[str, list[Record]],
+           choice: Choice) -> Iterator[tuple[str, Draw]]:
     """The pictures of an image, one after another.
 
     Args:
-        image (ndarray): (H, W, 3) uint8 RGB.
-        found (Found): what lies over it where points are drawn.
-        models (dict[str, list[Record]]): records of the image by the name of the model; the attention of queries is
+        image: (H, W, 3) uint8 RGB.
+        found: what lies over it where points are drawn.
+        models: records of the image by the name of the model; the attention of queries is
             drawn of all of them, everything else of the first.
-        choice (Choice): which layers, heads and points.
+        choice: which layers, heads and points.
 
     Yields:
-        tuple[str, Callable[[Axes], None]]: a name for a file, and what draws it.
+        A name for a file, and what draws it.
     """
     records = next(iter(models.values()))
     yield found.title.replace(' ', '_'), _over(image, found.title, found.draw)
     pointed = [record for record in records if record.points is not None]
 
-    def points(chosen):
+    def points(chosen: list[Record]) -> Draw:
         return lambda axis: drawing.draw_points(axis, chosen, choice.most, group=choice.group)
 
     if pointed:
@@ -129,26 +149,26 @@ def panels(image, found, models, choice):
                 yield f'attention_{at}_{name}_{record.layer}', _attention(image, name, record, i, choice.head)
         for record in choice.of([record for record in records if record.routes is not None]):
             yield f'routes_{at}_{record.layer}', _over(
-                image, f'routed regions, {record.title}', lambda axis, r=record, i=i: drawing.draw_routes(axis, r, i))
+                image, f'routed regions, {record.title}', partial(drawing.draw_routes, record=record, query=i))
         for record in choice.of([record for record in records if record.groups is not None]):
             yield f'group_{at}_{record.layer}', _over(
-                image, f'group, {record.title}', lambda axis, r=record, i=i: drawing.draw_group(axis, r, i))
+                image, f'group, {record.title}', partial(drawing.draw_group, record=record, query=i))
     for record in choice.of([record for record in records if record.routes is not None]):
         yield f'route_counts_{record.layer}', _over(
             image, f'how many regions choose a region, {record.title}',
-            lambda axis, r=record: drawing.draw_route_counts(axis, r))
+            partial(drawing.draw_route_counts, record=record))
 
 
-def _over(image, title, *draws):
-    def panel(axis):
+def _over(image: Image, title: str, *draws: Draw) -> Draw:
+    def panel(axis: Axes) -> None:
         drawing.show_image(axis, image, title)
         for draw in draws:
             draw(axis)
     return panel
 
 
-def _attention(image, name, record, query, head):
-    def panel(axis):
+def _attention(image: Image, name: str, record: Record, query: int, head: int | None) -> Draw:
+    def panel(axis: Axes) -> None:
         drawing.show_image(axis, image, dim=0.4)
         share = drawing.draw_query(axis, record, query, head)
         part = f', {share:.0%} of the attention' if share < 0.995 else ''
@@ -156,15 +176,12 @@ def _attention(image, name, record, query, head):
     return panel
 
 
-def draw_grid(pictures, size):
-    """All pictures but those of the points of one layer, side by side.
+def draw_grid(pictures: Sequence[tuple[str, Draw]], size: Sequence[int]) -> Figure:
+    """All pictures but those of the points of one layer, side by side in a figure without a window.
 
     Args:
-        pictures (Sequence[tuple[str, Callable]]): see `panels`.
-        size (tuple[int, int]): (height, width) of the image.
-
-    Returns:
-        Figure: without a window.
+        pictures: see `panels`.
+        size: (height, width) of the image.
     """
     draws = [draw for name, draw in pictures if not name.startswith('points_')]
     columns = min(COLUMNS, len(draws))

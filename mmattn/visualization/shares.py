@@ -2,16 +2,19 @@
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+
+from mmattn.visualization.recording import Record
 
 
 class Shares(NamedTuple):
     """Shares that lie inside of a mask, from 0 to 1; nan where nothing counts.
 
     Args:
-        area (float): of the image, what points of uniform density would reach.
-        grid (float): of the reference points, the uniform grid from which the points start.
-        points (float): of the sampled points of all offset groups.
-        attention (float): of the attention that the points receive from all heads.
+        area: of the image, what points of uniform density would reach.
+        grid: of the reference points, the uniform grid from which the points start.
+        points: of the sampled points of all offset groups.
+        attention: of the attention that the points receive from all heads.
     """
     area: float
     grid: float
@@ -19,32 +22,30 @@ class Shares(NamedTuple):
     attention: float
 
 
-def shares_inside(record, mask, ignored=None):
+def shares_inside(record: Record, mask: Tensor, ignored: Tensor | None = None) -> Shares:
     """Measure one deformable attention layer on one image.
 
     A point counts for the pixel that it is in. Points outside of the image are outside of the mask; those in ignored
     pixels do not count at all.
 
     Args:
-        record (Record): of a layer with points.
-        mask (Tensor): (H, W) bool, in pixels of the image.
-        ignored (Tensor | None): (H, W) bool, pixels to leave out, none of them in the mask.
-
-    Returns:
-        Shares: see there.
+        record: of a layer with points.
+        mask: (H, W) bool, in pixels of the image.
+        ignored: (H, W) bool, pixels to leave out, none of them in the mask; None for none.
 
     Raises:
         ValueError: the layer samples no points; the mask is not of the size of the image.
     """
-    if record.points is None:
+    if record.points is None or record.references is None or record.received is None:
         raise ValueError(f'{record.layer}, {record.kind}, samples no points that all queries share')
-    if tuple(mask.shape) != tuple(record.frame.size):
-        raise ValueError(f'the mask is of {tuple(mask.shape)} pixels, the image of {tuple(record.frame.size)}')
+    size = tuple(record.frame.size or ())
+    if tuple(mask.shape) != size:
+        raise ValueError(f'the mask is of {tuple(mask.shape)} pixels, the image of {size}')
     counted = torch.ones_like(mask) if ignored is None else ~ignored
     # The heads of a group, one after the other, share its points.
     received = record.received.unflatten(0, (len(record.points), -1)).sum(1)
 
-    def share(points, weights):
+    def share(points: Tensor, weights: Tensor | int) -> float:
         inside, counts = at(mask, points, False), at(counted, points, True)
         return _ratio((weights * inside).sum(), (weights * counts).sum())
 
@@ -52,16 +53,16 @@ def shares_inside(record, mask, ignored=None):
                   share(record.points, received))
 
 
-def at(values, points, outside):
+def at(values: Tensor, points: Tensor, outside: float) -> Tensor:
     """Values of an image at points.
 
     Args:
-        values (Tensor): (H, W).
-        points (Tensor): (..., 2) (x, y), pixel i from i to i + 1.
-        outside (bool | float): value outside of the image.
+        values: (H, W).
+        points: (..., 2) (x, y), pixel i from i to i + 1.
+        outside: value outside of the image.
 
     Returns:
-        Tensor: (...).
+        (...).
     """
     x, y = points.floor().long().unbind(-1)
     height, width = values.shape
@@ -69,5 +70,5 @@ def at(values, points, outside):
     return torch.where(within, values[y.clamp(0, height - 1), x.clamp(0, width - 1)], outside)
 
 
-def _ratio(part, whole):
+def _ratio(part: Tensor, whole: Tensor) -> float:
     return (part / whole).item()        # nan for 0 / 0

@@ -7,27 +7,33 @@ import math
 import os
 import re
 import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+from torch import Tensor
+
+from mmattn.visualization.recording import Record
 
 TEMPLATE = Path(__file__).with_name('viewer.html')
 STEPS = 65535           # of the width, of the height, and of a weight of 1: what 16 bits hold
 SHOWN = (1600, 1600)    # a larger image is embedded smaller; positions are fractions of it
 
 
-def query_positions(size, count=300):
+def query_positions(size: Sequence[int], count: int = 300) -> list[tuple[float, float]]:
     """Queries on an even grid over an image, row by row: what `record_attention` needs for `write_viewer`.
 
     Args:
-        size (tuple[int, int]): (height, width) of the image in pixels.
-        count (int): about how many; as many as give nearly square cells.
+        size: (height, width) of the image in pixels.
+        count: about how many; as many as give nearly square cells.
 
     Returns:
-        list[tuple[float, float]]: (x, y) of the centres of the cells, in pixels of the image, 0 at its outer edge. The
-            grid has as many columns as there are different x, and as many rows as different y.
+        (x, y) of the centres of the cells, in pixels of the image, 0 at its outer edge. The grid has as many columns as
+        there are different x, and as many rows as different y.
 
     Raises:
         ValueError: a size or a count below 1.
@@ -43,7 +49,8 @@ def query_positions(size, count=300):
     return _centers(size, max(round(count / columns), 1), columns)
 
 
-def write_viewer(path, image, models, title='What the models attend to', top=20):
+def write_viewer(path: str | Path, image: ArrayLike, models: Mapping[str, Sequence[Record]],
+                 title: str = 'What the models attend to', top: int = 20) -> None:
     """Write a page that shows what the query under the pointer attends to, in one or more models side by side.
 
     Of each query and head, the page keeps the `top` keys with the largest weights; those outside of the image are left
@@ -51,12 +58,12 @@ def write_viewer(path, image, models, title='What the models attend to', top=20)
     the mean of the heads, where one whose key was left out counts 0.
 
     Args:
-        path (str | Path): of the HTML file. An error leaves an older file there as it was.
-        image (ndarray): (H, W, 3) uint8, RGB.
-        models (dict[str, list[Record]]): the records of each model by its name, all of this image and recorded with
+        path: of the HTML file. An error leaves an older file there as it was.
+        image: (H, W, 3) uint8, RGB.
+        models: the records of each model by its name, all of this image and recorded with
             `queries=query_positions((H, W))`.
-        title (str): of the page.
-        top (int): keys kept of a query and head; fewer where fewer were recorded.
+        title: of the page.
+        top: keys kept of a query and head; fewer where fewer were recorded.
 
     Raises:
         ValueError: an image of another shape or type; no models or records; records of several images, or of an image
@@ -84,12 +91,12 @@ def write_viewer(path, image, models, title='What the models attend to', top=20)
     _replace(Path(path), text)
 
 
-def _centers(size, rows, columns):
+def _centers(size: Sequence[int], rows: int, columns: int) -> list[tuple[float, float]]:
     return [((column + 0.5) * size[1] / columns, (row + 0.5) * size[0] / rows)
             for row in range(rows) for column in range(columns)]
 
 
-def _common_grid(models, size):
+def _common_grid(models: Mapping[str, Sequence[Record]], size: Sequence[int]) -> tuple[int, int]:
     """(rows, columns) of the queries, the same in every record."""
     if not models:
         raise ValueError('models is empty: give the records of at least one model, {name: records}')
@@ -110,7 +117,7 @@ def _common_grid(models, size):
     return next(iter(grids))
 
 
-def _grid(record, name, size):
+def _grid(record: Record, name: str, size: Sequence[int]) -> tuple[int, int]:
     where, advice = f'{record.layer} of {name!r}', f'record with queries=query_positions({tuple(size)})'
     if record.frame.size is not None and tuple(record.frame.size) != size:
         raise ValueError(f'{where} was recorded on an image of (height, width) {tuple(record.frame.size)}, this one is '
@@ -130,7 +137,7 @@ def _grid(record, name, size):
     return rows, columns
 
 
-def _packed(record, size, top):
+def _packed(record: Record, size: Sequence[int], top: int) -> dict[str, Any]:
     """One layer for the page: its name, counts, and 16-bit numbers, which are, one after the other, the points that
     keys are at (points, 2) (x, y), the boxes of the queries (Q, 4), the point of each key (Q, h, K), low and high half,
     and its weight (Q, h, K), 0 for none; strongest first."""
@@ -152,24 +159,24 @@ def _packed(record, size, top):
                 data=_compressed(np.concatenate([part.reshape(-1).astype(np.uint16) for part in numbers])))
 
 
-def _steps(fractions):
+def _steps(fractions: Tensor) -> NDArray[np.uint16]:
     return (fractions.clamp(0, 1).double() * STEPS).round().numpy().astype(np.uint16)
 
 
-def _compressed(numbers):
+def _compressed(numbers: NDArray[np.uint16]) -> str:
     """All low bytes, then all high bytes: they compress better apart, and no byte order is left to agree on."""
     planes = numbers.astype('<u2').view(np.uint8).reshape(-1, 2).T
     return base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode()
 
 
-def _data_url(image):
+def _data_url(image: NDArray[np.uint8]) -> str:
     picture, file = Image.fromarray(np.ascontiguousarray(image)), io.BytesIO()
     picture.thumbnail(SHOWN)
     picture.save(file, 'JPEG', quality=90)
     return f'data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'
 
 
-def _replace(path, text):
+def _replace(path: Path, text: str) -> None:
     part = path.with_name(f'{path.name}.part')
     try:
         part.write_text(text, encoding='utf-8')

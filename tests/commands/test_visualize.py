@@ -91,9 +91,6 @@ def test_the_hook_draws_during_validation_and_testing(data, tmp_path, config):
     cfg.work_dir, cfg.launcher = str(tmp_path), 'none'
     cfg.visualizer.name = str(tmp_path)     # MMEngine keeps one of each name, with the folder of its first run
     runner = build_runner(cfg)
-    drawn = list(tmp_path.rglob('attention_00000_0.png'))
-    runner.val()
-    assert drawn == list(tmp_path.rglob('attention_*.png')) == []
     runner.val()
     picture, = tmp_path.rglob('attention_*.png')
     assert picture.name == 'attention_00000_0.png'
@@ -102,13 +99,3 @@ def test_the_hook_draws_during_validation_and_testing(data, tmp_path, config):
     runner.test()
     assert picture.exists()
     assert not any(module._forward_hooks for module in runner.model.modules() if 'mmattn' in type(module).__module__)
-
-
-@pytest.mark.parametrize(('options', 'message'), [
-    (dict(interval=0), 'interval=0 must be at least 1'), (dict(count=0), 'count=0 must be at least 1'),
-    (dict(queries=[(0.5, 3)]), r'query \(x, y\) = \(0.5, 3\) must be shares of the width and height, from 0 to 1'),
-])
-def test_the_hook_refuses(options, message):
-    from mmattn.visualization.hook import AttentionVisualizationHook
-    with pytest.raises(ValueError, match=message):
-        AttentionVisualizationHook(**options)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmattn.checkpoint.reading import read_checkpoint
-from mmattn.engine.checkpointing import WholeFiles, check_resumable, check_same_model, saved_checkpoints
+from mmattn.engine.checkpointing import CheckpointHook, WholeFiles, check_resumable, check_same_model, saved_checkpoints
 from mmattn.errors import CheckpointError
 from tests.engine.conftest import Net
 
@@ -42,6 +42,13 @@ def test_a_full_disk_loses_no_earlier_checkpoint(runner, tmp_path, monkeypatch, 
     assert [path.name for path in saved_checkpoints(tmp_path)] == [f'iter_{6 - i}.pth' for i in range(limit)]
 
 
+def test_a_validation_without_a_training_saves_nothing(runner, tmp_path):
+    validating = runner()
+    hook, = (hook for hook in validating.hooks if isinstance(hook, CheckpointHook))
+    hook.after_val_epoch(validating, {})
+    assert not list(tmp_path.rglob('*.pth'))
+
+
 def test_checkpoints_are_found_latest_first(tmp_path):
     assert saved_checkpoints(tmp_path) == []
     other = tmp_path / 'other'
@@ -68,6 +75,6 @@ def test_what_cannot_be_resumed_from_is_said():
     other = {**state, 'first.weight': torch.zeros(4, 3), 'more': torch.zeros(1)}
     del other['last.bias']
     with pytest.raises(CheckpointError, match=(
-            r'a\.pth is of another model: of 4 parameters and buffers, 1 missing \(last\.bias\), 1 unknown \(more\), '
-            r'1 of another shape \(first\.weight\)')):
+            r'a\.pth is of another model: 2 of 4 tensors are taken: 1 missing \(last\.bias\), 1 unknown \(more\), '
+            r'1 of another shape \(first\.weight \[4, 3\] instead of \[4, 2\]\)')):
         check_same_model({'state_dict': other}, Net(), 'a.pth')

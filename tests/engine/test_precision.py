@@ -5,23 +5,27 @@ from unittest.mock import patch
 import pytest
 import torch
 from mmcv.ops import RoIAlign
-from mmdet.models.dense_heads import RPNHead
+from mmdet.models.dense_heads import RetinaHead, RPNHead
 from mmdet.models.losses import CrossEntropyLoss, L1Loss
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmdet.models.seg_heads import PanopticFPNHead
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+from mmdet.models.utils import multi_apply
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.optim.optimizer import amp_optimizer_wrapper
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData, PixelData
-from mmseg.models.decode_heads import decode_head, uper_head
+from mmseg.models.decode_heads import FCNHead, decode_head, uper_head
 from mmseg.models.losses import CrossEntropyLoss as PixelLoss
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmattn.engine.building import build_model
+from mmattn.engine.non_finite import tensors
 from mmattn.engine.precision import AmpOptimWrapper, keep_in_float32, widened
 from tests.conftest import ROOT
 
@@ -68,10 +72,83 @@ def test_what_needs_float32_gets_and_gives_it(monkeypatch, low):
             part = kind()
             keep_in_float32(part)
             keep_in_float32(part)
-        assert len(part._forward_hooks) + len(part._forward_pre_hooks) <= 1
+        assert len(part._forward_pre_hooks) <= 1
         one, (other, none) = deepcopy(part)(x, pair=(x, whole))
         assert seen.pop() == [taken, taken, torch.int64]
         assert (one.dtype, other.dtype, none) == (given, given, None)
+
+
+class Noting:
+    """A head that notes the dtypes of what its loss gets."""
+
+    scope = 'mmdet'
+    more = ()           # that its loss is called with
+    seen = None
+
+    def loss_by_feat(self, *args, **kwargs):
+        tensors = [t for arg in args for t in (arg if isinstance(arg, (list, tuple)) else [arg])]
+        self.seen = {t.dtype for t in tensors if isinstance(t, torch.Tensor)}
+        return {}
+
+
+class Detecting(Noting, RetinaHead):
+    def __init__(self):
+        super().__init__(num_classes=3, in_channels=8, feat_channels=8, stacked_convs=1)
+
+
+class WithASecondTask(Detecting):
+    """Has a layer of a name that mmseg gives to the last one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv_seg = nn.Conv2d(8, 2, 1)
+
+
+class MapByMap(Detecting):
+    """Calls no `forward`."""
+
+    def loss(self, x, batch_data_samples):
+        return self.loss_by_feat(*multi_apply(self.forward_single, x))
+
+
+class Segmenting(Noting, FCNHead):
+    """Its last layer is one of its own; mmseg's constructor makes another."""
+
+    scope = 'mmseg'
+    more = ({},)
+
+    def __init__(self):
+        super().__init__(num_convs=1, in_channels=8, channels=8, num_classes=3, norm_cfg=None)
+        self.last = nn.Conv2d(8, 3, 1)
+
+    def forward(self, inputs):
+        return self.last(self._forward_feature(inputs))
+
+
+class Panoptic(Noting, PanopticFPNHead):
+    def __init__(self):
+        super().__init__(num_things_classes=2, num_stuff_classes=2, in_channels=8, inner_channels=8, start_level=0,
+                         end_level=1, conv_cfg=None, norm_cfg=None)
+
+    def loss(self, x, batch_data_samples):
+        return self.loss_by_feat(self.forward(x)['seg_preds'])      # as it is called in mmdet
+
+
+@BOTH
+@pytest.mark.parametrize('kind', [Detecting, WithASecondTask, MapByMap, Segmenting, Panoptic])
+def test_heads_derived_from_those_of_the_libraries_give_float32(kind, low):
+    with DefaultScope.overwrite_default_scope(kind.scope):
+        head = kind()
+    keep_in_float32(head)
+    copy, x = deepcopy(head), [torch.ones(1, 8, 16, 16)]        # an average of weights keeps a copy
+    for p in copy.parameters():
+        p.data.zero_()
+    for one in (head, copy):
+        with torch.autocast('cpu', low):
+            one.loss(x, [], *one.more)
+            sizes = [t.abs().sum() for t in tensors(one.forward(x))]
+        assert one.seen == {torch.float32}
+        assert any(sizes) == (one is head)      # a copy computes with its own weights
 
 
 def test_widening_keeps_what_it_does_not_know():

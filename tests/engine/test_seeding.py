@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from mmattn.engine.seeding import Draw, NumberedSampler, seed_by
 from tests.engine.conftest import Net, Numbers
@@ -50,6 +50,38 @@ def test_samples_do_not_depend_on_workers_nor_on_earlier_epochs():
             torch.testing.assert_close(sample, other, rtol=0, atol=0)
     later, = batches(2, [2])
     torch.testing.assert_close(later, expected[2], rtol=0, atol=0)
+
+
+class Whole(Numbers):
+    """Fetches a batch at once, as a data base does."""
+
+    fetched = 0
+
+    def __getitems__(self, indices):
+        noise = torch.rand(len(indices))
+        self.fetched += 1
+        return [{'inputs': torch.tensor([float(index), value])} for index, value in zip(indices, noise)]
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_a_data_set_that_fetches_batches_keeps_doing_so(wrapped):
+    def drawn(workers):
+        whole = Whole()
+        dataset = Subset(whole, range(8)) if wrapped else whole
+        sampler = dict(type='DefaultSampler', shuffle=True)
+        for _ in range(2):      # for two trainings of one data set, too
+            numbered = NumberedSampler(dataset, sampler, seed=3)
+        loader = DataLoader(dataset, 2, sampler=numbered, num_workers=workers)
+        rows = torch.cat([batch['inputs'] for batch in loader])
+        return whole.fetched, rows
+
+    fetched, rows = drawn(0)
+    assert fetched == 4
+    assert rows[:, 0].sort().values.tolist() == list(range(8))
+    assert rows[:, 1].unique().numel() == 8
+    torch.testing.assert_close(drawn(2)[1], rows, rtol=0, atol=0)
+    seed_by(1, 3, 0, 2)         # the second batch: a draw, of seed 3, in epoch 0, from the third sample on
+    torch.testing.assert_close(rows[2:4, 1], torch.rand(2), rtol=0, atol=0)
 
 
 def test_the_sampler_is_what_it_numbers():
