@@ -5,7 +5,7 @@ import torch
 
 from mmattn import layers
 from mmattn.necks import AttentionNeck, CrossScaleNeck
-from mmattn.ops.deformable import TABLE
+from mmattn.ops.deformable import IMPLEMENTATIONS
 from tests.compare import assert_same
 from tests.models import BACKBONES, LAYERS
 
@@ -55,7 +55,7 @@ def test_a_layer_in_onnx_gives_the_same(make, tmp_path):
 def test_a_map_too_large_for_one_product_in_eager_mode_is_traced_all_the_same():
     layer, x = layers.DeformableAttention(8, 1).eval(), torch.randn(1, 8, 20, 20)
     q, points = torch.empty(1, 1, 20, 20, 8), torch.empty(1, 1, 20, 20, 2)
-    assert TABLE.choose(None, q, q, q, points, layer.rpe_table, 'dat', 0.0) == 'separable'
+    assert IMPLEMENTATIONS.choose(None, q, q, q, points, layer.rpe_table, 'dat', 0.0) == 'separable'
     with torch.no_grad():
         torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(compiled(layer)(x), layer(x), rtol=1e-4, atol=1e-5)

@@ -3,7 +3,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmattn.ops import reference
-from mmattn.ops.dispatch import Implementation, Table, for_comparison
+from mmattn.ops.dispatch import Implementation, Implementations, for_comparison
 
 
 def centred_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, backend: str | None = None) -> Tensor:
@@ -14,8 +14,8 @@ def centred_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, ba
         weight: (O, C, k, k) with k - stride even and not negative.
         bias: (O,).
         stride: side of a patch.
-        backend: a row of `TABLE`; None for the choice of the environment variable MMATTN_CENTRED_CONVOLUTION or of the
-            table.
+        backend: one of `IMPLEMENTATIONS`; None for the one that the environment variable
+            MMATTN_CENTRED_CONVOLUTION names, or else for the first that can run.
 
     Returns:
         (B, O, H / stride, W / stride).
@@ -23,7 +23,7 @@ def centred_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, ba
     Raises:
         ArgumentError: unknown backend.
     """
-    return TABLE.run(backend, x, weight, bias, stride)
+    return IMPLEMENTATIONS.run(backend, x, weight, bias, stride)
 
 
 def _patches(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
@@ -38,7 +38,7 @@ def _patches(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     return F.conv2d(F.pixel_unshuffle(x, stride), F.pixel_unshuffle(weight, stride), bias, padding=patches)
 
 
-TABLE = Table('centred_convolution', 'MMATTN_CENTRED_CONVOLUTION', {
+IMPLEMENTATIONS = Implementations('centred_convolution', 'MMATTN_CENTRED_CONVOLUTION', {
     'patches': Implementation(_patches),
     'reference': Implementation(reference.centred_convolution, reservations=for_comparison),
 })

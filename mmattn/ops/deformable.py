@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
-from mmattn.ops.dispatch import Budget, Implementation, Table, for_comparison, is_traced
+from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
 from mmattn.ops.flex import flex_deformable_attention, flex_refusals
 from mmattn.ops.grid import key_grid, query_grid, sample, spans
 from mmattn.ops.separable import separable_attention
@@ -114,8 +114,8 @@ def deformable_attention(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table:
         table: (h, Ty, Tx), added to the logits by displacement query - point, see `position_bias`; None for no bias.
         convention: coordinate convention of the query grid, see `mmattn.ops.grid`.
         dropout: probability of dropping an attention weight.
-        backend: a row of `TABLE`; None for the choice of the environment variable MMATTN_DEFORMABLE_ATTENTION or of the
-            table.
+        backend: one of `IMPLEMENTATIONS`; None for the one that the environment variable
+            MMATTN_DEFORMABLE_ATTENTION names, or else for the first that can run.
 
     Returns:
         (B, h, H, W, d).
@@ -123,7 +123,7 @@ def deformable_attention(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table:
     Raises:
         ArgumentError: the backend asked for is unknown or cannot run, with its reasons.
     """
-    return TABLE.run(backend, q, k, v, points, table, convention, dropout)
+    return IMPLEMENTATIONS.run(backend, q, k, v, points, table, convention, dropout)
 
 
 def _dense(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor | None, convention: str,
@@ -206,7 +206,7 @@ def _flex_reservations(q: Tensor, k: Tensor, *rest: object) -> list[str]:
     return reasons + _separable_reservations(q, k)
 
 
-TABLE = Table('deformable_attention', 'MMATTN_DEFORMABLE_ATTENTION', {
+IMPLEMENTATIONS = Implementations('deformable_attention', 'MMATTN_DEFORMABLE_ATTENTION', {
     'flex': Implementation(_flex, _flex_refusals, _flex_reservations),
     'separable': Implementation(_separable, _separable_refusals, _separable_reservations,
                                 # largest tensors of a block

@@ -1,14 +1,14 @@
 """Which implementation of an op runs.
 
-An op that has several keeps them in a `Table`, a row for each, the fastest first. Every row takes the arguments of the
-op. A row may have refusals, reasons why it cannot run on these arguments, and reservations, reasons why it can but is
-not taken unless someone asks for it. The first row with neither runs, or else the one that the table names as its
-fallback. The argument `backend` of the op asks for a row by its name; where it is None, the environment variable of the
-table does.
+An op that has several keeps them in a table, `Implementations`, a row for each, the fastest first. Every row takes the
+arguments of the op. A row may have refusals, reasons why it cannot run on these arguments, and reservations, reasons
+why it can but is not taken unless someone asks for it. The first row with neither runs, or else the one that the table
+names as its fallback. The argument `backend` of the op asks for a row by its name; where it is None, the environment
+variable of the table does.
 
 A new implementation is a new row: a function, its refusals, and how many numbers of a kind it may hold at a time, on
 the CPU and elsewhere, which the function gets as keywords. What is chosen, and why, is logged to 'mmattn' at the level
-DEBUG, once for each problem.
+DEBUG, once for each problem, but not while a compiler traces.
 """
 import inspect
 import logging
@@ -23,7 +23,7 @@ from torch.jit import is_tracing  # type: ignore[attr-defined]
 from mmattn.errors import ArgumentError
 
 LOGGER = logging.getLogger('mmattn')
-TABLES: dict[str, 'Table'] = {}     # of every op that has been imported, by its name
+OPS: dict[str, 'Implementations'] = {}     # of every op that has been imported, by its name
 _logged: set[str] = set()
 
 
@@ -66,8 +66,8 @@ class Implementation:
         return self.reservations(*args) or self.refusals(*args)
 
 
-class Table:
-    """The implementations of an op.
+class Implementations:
+    """A table of the implementations of an op.
 
     Args:
         op: name of the function.
@@ -81,7 +81,7 @@ class Table:
         self.variable = variable
         self.rows = rows
         self.fallback = fallback
-        TABLES[op] = self
+        OPS[op] = self
 
     def run(self, backend: str | None, first: Tensor, *rest: object) -> Tensor:
         """What the chosen row gives for the arguments of the op."""
@@ -138,7 +138,7 @@ class Table:
     def _log(self, name: str, backend: str | None, first: Tensor, *rest: object) -> None:
         """Say once what runs for such arguments, and why the others do not."""
         why = '; '.join(f'{row}: {reason}' for row, reason in self.explain(backend, first, *rest).items())
-        message = f'{self.op} of {tuple(first.shape)}, {first.dtype} on {first.device}: {name} ({why})'
+        message = f'{self.op} of {_described(first)}: {name} ({why})'
         if message not in _logged:
             _logged.add(message)
             LOGGER.debug(message)
@@ -160,19 +160,23 @@ def explain(op: Callable[..., Tensor], *args: object, **kwargs: object) -> str:
     Example:
         >>> q = torch.rand(1, 2, 32, 64, 8)
         >>> print(explain(deformable_attention, q, q, q, torch.rand(1, 1, 32, 64, 2), torch.rand(2, 9, 9), 'dat'))
-        deformable_attention of (1, 2, 32, 64, 8), torch.float32 on cpu
+        deformable_attention of [1, 2, 32, 64, 8], torch.float32 on cpu
           flex: FlexAttention trains on CUDA only; q is on cpu
           separable: runs
           dense: separable comes first
           reference: the plain formula, for comparison
     """
     name = getattr(op, '__name__', repr(op))
-    if name not in TABLES:
-        raise ArgumentError(f'op={name} has one implementation; those with several are {", ".join(sorted(TABLES))}')
+    if name not in OPS:
+        raise ArgumentError(f'op={name} has one implementation; those with several are {", ".join(sorted(OPS))}')
     bound = inspect.signature(op).bind(*args, **kwargs)
     bound.apply_defaults()
     backend = bound.arguments.pop('backend')
     first, *rest = bound.arguments.values()
-    why = TABLES[name].explain(backend, first, *rest)
-    return '\n'.join([f'{name} of {tuple(first.shape)}, {first.dtype} on {first.device}',
-                      *(f'  {row}: {reason}' for row, reason in why.items())])
+    why = OPS[name].explain(backend, first, *rest)
+    return '\n'.join([f'{name} of {_described(first)}', *(f'  {row}: {reason}' for row, reason in why.items())])
+
+
+def _described(x: Tensor) -> str:
+    size = str(x.shape).removeprefix('torch.Size(').removesuffix(')')       # single sizes are tensors while tracing
+    return f'{size}, {x.dtype} on {x.device}'

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
 from mmattn.ops.autocast import autocast_dtype, without_autocast
-from mmattn.ops.dispatch import Budget, Implementation, Table, for_comparison, is_traced
+from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
 from mmattn.ops.partition import bias_windows, group_views, sum_antidiagonals
 
 Projection = tuple[Tensor, Tensor | None]       # weight and bias
@@ -38,8 +38,8 @@ def grouped_attention(x: Tensor, qkv: Projection, proj: Projection, table: Tenso
             (y, x) in tokens; the middle is displacement zero.
         num_heads: heads h, divides C.
         interval: pixels from one token of a group to the next; 1 for near groups.
-        backend: a row of `TABLE`; None for the choice of the environment variable MMATTN_GROUPED_ATTENTION or of the
-            table.
+        backend: one of `IMPLEMENTATIONS`; None for the one that the environment variable
+            MMATTN_GROUPED_ATTENTION names, or else for the first that can run.
 
     Returns:
         (B, H, W, C).
@@ -47,7 +47,7 @@ def grouped_attention(x: Tensor, qkv: Projection, proj: Projection, table: Tenso
     Raises:
         ArgumentError: the backend asked for is unknown or cannot run.
     """
-    return TABLE.run(backend, x, qkv, proj, table, num_heads, interval)
+    return IMPLEMENTATIONS.run(backend, x, qkv, proj, table, num_heads, interval)
 
 
 def _views(x: Tensor, qkv: Projection, proj: Projection, table: Tensor, num_heads: int, interval: int, *, logits: int,
@@ -66,7 +66,7 @@ def _views_refusals(*args: object) -> list[str]:
     return ['its views of the map and its backward pass cannot be traced'] if is_traced() else []
 
 
-TABLE = Table('grouped_attention', 'MMATTN_GROUPED_ATTENTION', {
+IMPLEMENTATIONS = Implementations('grouped_attention', 'MMATTN_GROUPED_ATTENTION', {
     'views': Implementation(_views, _views_refusals, budgets={
         'logits': Budget(cpu=2 ** 20, other=2 ** 26),       # in the backward pass
         'bias': Budget(cpu=2 ** 22, other=2 ** 26)}),       # forward, where PyTorch's attention holds no logits

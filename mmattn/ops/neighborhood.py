@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
-from mmattn.ops.dispatch import Budget, Implementation, Table, for_comparison, is_traced
+from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
 
 TILE = 8                    # queries along each side of a tile
 
@@ -30,8 +30,8 @@ def neighborhood_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kerne
             pixels; the middle is displacement zero.
         kernel_size: side of the window, odd. Where the map is smaller, the window is as large as the map.
         dropout: probability of dropping an attention weight.
-        backend: a row of `TABLE`; None for the choice of the environment variable MMATTN_NEIGHBORHOOD_ATTENTION or of
-            the table.
+        backend: one of `IMPLEMENTATIONS`; None for the one that the environment variable
+            MMATTN_NEIGHBORHOOD_ATTENTION names, or else for the first that can run.
 
     Returns:
         (B, h, H, W, d).
@@ -39,7 +39,7 @@ def neighborhood_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kerne
     Raises:
         ArgumentError: the backend asked for is unknown or cannot run.
     """
-    return TABLE.run(backend, q, k, v, table, kernel_size, dropout)
+    return IMPLEMENTATIONS.run(backend, q, k, v, table, kernel_size, dropout)
 
 
 def _tiles(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, dropout: float, *, logits: int) -> Tensor:
@@ -58,7 +58,7 @@ def _reference_refusals(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_s
     return ['only tiles drops attention weights'] if dropout else []
 
 
-TABLE = Table('neighborhood_attention', 'MMATTN_NEIGHBORHOOD_ATTENTION', {
+IMPLEMENTATIONS = Implementations('neighborhood_attention', 'MMATTN_NEIGHBORHOOD_ATTENTION', {
     # of all heads at once
     'tiles': Implementation(_tiles, budgets={'logits': Budget(cpu=2 ** 21, other=2 ** 21)}),
     'reference': Implementation(_reference, _reference_refusals, for_comparison),

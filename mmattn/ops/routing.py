@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
-from mmattn.ops.dispatch import Budget, Implementation, Table, for_comparison, is_traced
+from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
 
 
 def region_view(x: Tensor, grid: Sequence[int]) -> Tensor:
@@ -58,8 +58,8 @@ def routed_attention(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, num_heads:
         scale: of the logits.
         route_weights: (B, Gy, Gx, k); multiply the keys and the values of a route (soft routing).
         key_mask: (B, H', W') True where a key is real; each region needs a real key in its routes.
-        backend: a row of `TABLE`; None for the choice of the environment variable MMATTN_ROUTED_ATTENTION or of the
-            table.
+        backend: one of `IMPLEMENTATIONS`; None for the one that the environment variable
+            MMATTN_ROUTED_ATTENTION names, or else for the first that can run.
 
     Returns:
         (B, H, W, C').
@@ -67,7 +67,7 @@ def routed_attention(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, num_heads:
     Raises:
         ArgumentError: unknown backend.
     """
-    return TABLE.run(backend, q, k, v, routes, num_heads, scale, route_weights, key_mask)
+    return IMPLEMENTATIONS.run(backend, q, k, v, routes, num_heads, scale, route_weights, key_mask)
 
 
 def _gathered(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, num_heads: int, scale: float,
@@ -78,7 +78,7 @@ def _gathered(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, num_heads: int, s
     return run(q, k, v, route_weights, key_mask, routes, num_heads, scale, gathered)
 
 
-TABLE = Table('routed_attention', 'MMATTN_ROUTED_ATTENTION', {
+IMPLEMENTATIONS = Implementations('routed_attention', 'MMATTN_ROUTED_ATTENTION', {
     # keys and values gathered at once
     'gathered': Implementation(_gathered, budgets={'gathered': Budget(cpu=2 ** 21, other=2 ** 26)}),
     'reference': Implementation(reference.routed_attention, reservations=for_comparison),

@@ -5,7 +5,7 @@ import torch
 
 from mmattn.ops import deformable, reference
 from mmattn.ops.deformable import (
-    TABLE,
+    IMPLEMENTATIONS,
     deform_points,
     deformable_attention,
     log_displacements,
@@ -95,16 +95,16 @@ def arguments(size, keys, heads=2, dims=4):
 
 
 def test_large_maps_do_not_hold_the_bias_and_small_ones_do():
-    assert TABLE.choose(None, *arguments((32, 64), (32, 64)), 0.0) == 'separable'
-    assert TABLE.choose(None, *arguments((32, 64), (8, 8)), 0.0) == 'dense'     # as large as small ones may be
-    assert TABLE.choose(None, *arguments((32, 64), (8, 9)), 0.0) == 'separable'
+    assert IMPLEMENTATIONS.choose(None, *arguments((32, 64), (32, 64)), 0.0) == 'separable'
+    assert IMPLEMENTATIONS.choose(None, *arguments((32, 64), (8, 8)), 0.0) == 'dense'       # the largest of small ones
+    assert IMPLEMENTATIONS.choose(None, *arguments((32, 64), (8, 9)), 0.0) == 'separable'
 
 
 def test_only_dense_drops_weights():
     args = arguments((32, 64), (32, 64))
-    assert TABLE.choose(None, *args, 0.1) == 'dense'
+    assert IMPLEMENTATIONS.choose(None, *args, 0.1) == 'dense'
     for name in ('separable', 'flex', 'reference'):
-        assert TABLE.rows[name].refusals(*args, 0.1) == ['only dense drops attention weights']
+        assert IMPLEMENTATIONS.rows[name].refusals(*args, 0.1) == ['only dense drops attention weights']
 
 
 def test_on_meta_tensors_nothing_looks_at_points():
@@ -122,7 +122,7 @@ def test_flex_comes_first_in_inference_on_cuda_only(monkeypatch):
     points, table = torch.zeros(1, 1, 32, 64, 2), torch.zeros(2, 3, 3)
 
     def chosen(q, table=table, dropout=0.0):
-        return TABLE.choose(None, q, q, q, points, table, 'dat', dropout)
+        return IMPLEMENTATIONS.choose(None, q, q, q, points, table, 'dat', dropout)
     assert chosen(q) == 'separable'
     with torch.no_grad():
         assert chosen(q) == 'flex'

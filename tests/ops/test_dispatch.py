@@ -8,10 +8,10 @@ import torch
 
 from mmattn.errors import ArgumentError
 from mmattn.ops import convolution, deformable, dispatch, explain, grouped, neighborhood, routing
-from mmattn.ops.dispatch import Budget, Implementation, Table, for_comparison
+from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison
 from tests.conftest import ROOT
 
-OPS = {'centred_convolution': convolution, 'deformable_attention': deformable, 'grouped_attention': grouped,
+MODULES = {'centred_convolution': convolution, 'deformable_attention': deformable, 'grouped_attention': grouped,
        'neighborhood_attention': neighborhood, 'routed_attention': routing}
 
 
@@ -25,7 +25,8 @@ def set_budgets(monkeypatch, table, numbers):
 @pytest.fixture
 def calls(monkeypatch):
     """What the rows of `double` were asked."""
-    monkeypatch.setattr(dispatch, 'TABLES', {})
+    monkeypatch.setattr(dispatch, 'OPS', {})
+    monkeypatch.setattr(dispatch, '_logged', set())
     return []
 
 
@@ -39,17 +40,17 @@ def table(calls):
     def at_least(name, count):
         def refusals(x, least):
             calls.append(name)
-            return [f'{name} needs {count} entries, x has {len(x)}'] if len(x) < count else []
+            return [f'{name} needs {count} entries, x has {x.numel()}'] if x.numel() < count else []
         return refusals
 
-    return Table('double', 'MMATTN_TEST', {
+    return Implementations('double', 'MMATTN_TEST', {
         'fast': Implementation(run, at_least('fast', 10), lambda x, least: ['least is odd'] if least % 2 else []),
         'good': Implementation(run, at_least('good', 3), budgets={'block': Budget(cpu=7, other=9)}),
         'reference': Implementation(run, reservations=for_comparison)})
 
 
 def double(x, least=0, backend=None):
-    return dispatch.TABLES['double'].run(backend, x, least)
+    return dispatch.OPS['double'].run(backend, x, least)
 
 
 def test_the_first_without_refusals_or_reservations_runs_and_no_other_is_asked(table, calls):
@@ -101,7 +102,7 @@ def test_a_row_gets_its_budget_of_the_device(table, calls):
 def test_explain_says_what_runs_and_what_speaks_against_the_others(table, monkeypatch):
     x = torch.ones(5)
     assert explain(double, x, least=1).splitlines() == [
-        'double of (5,), torch.float32 on cpu', '  fast: least is odd', '  good: runs',
+        'double of [5], torch.float32 on cpu', '  fast: least is odd', '  good: runs',
         '  reference: the plain formula, for comparison']
     assert explain(double, torch.ones(10)).splitlines()[1:3] == ['  fast: runs', '  good: fast comes first']
     assert explain(double, x, backend='reference').splitlines()[1:] == [
@@ -124,16 +125,26 @@ def test_the_log_says_it_once_at_debug_and_asks_no_one_otherwise(table, calls, c
         for count in (11, 11, 5):
             double(torch.ones(count), 2)
     assert caplog.messages == [
-        'double of (11,), torch.float32 on cpu: fast (fast: runs; good: fast comes first; reference: the plain '
+        'double of [11], torch.float32 on cpu: fast (fast: runs; good: fast comes first; reference: the plain '
         'formula, for comparison)',
-        'double of (5,), torch.float32 on cpu: good (fast: fast needs 10 entries, x has 5; good: runs; reference: the '
+        'double of [5], torch.float32 on cpu: good (fast: fast needs 10 entries, x has 5; good: runs; reference: the '
         'plain formula, for comparison)']
 
 
-@pytest.mark.parametrize('name', OPS)
+@pytest.mark.filterwarnings('ignore')
+def test_the_log_says_what_torch_jit_records(table, caplog):
+    table.fallback = 'reference'
+    with caplog.at_level(logging.DEBUG, 'mmattn'):
+        torch.jit.trace(double, torch.ones(2), check_trace=False)
+    assert caplog.messages == [
+        'double of [2], torch.float32 on cpu: reference (fast: fast needs 10 entries, x has 2; good: good needs 3 '
+        'entries, x has 2; reference: runs, as the fallback (the plain formula, for comparison))']
+
+
+@pytest.mark.parametrize('name', MODULES)
 def test_every_op_keeps_its_plain_formula_for_comparison_and_a_variable(name):
-    table = OPS[name].TABLE
-    assert dispatch.TABLES[name] is table
+    table = MODULES[name].IMPLEMENTATIONS
+    assert dispatch.OPS[name] is table
     assert table.variable == f'MMATTN_{name.upper()}'
     assert table.rows['reference'].reservations() == ['the plain formula, for comparison']
     assert table.fallback in (None, 'reference')
@@ -142,7 +153,7 @@ def test_every_op_keeps_its_plain_formula_for_comparison_and_a_variable(name):
 def test_explain_of_an_op():
     q, points = torch.rand(1, 2, 32, 64, 8), torch.rand(1, 1, 32, 64, 2)
     assert explain(deformable.deformable_attention, q, q, q, points, torch.rand(2, 9, 9), convention='dat') == '''\
-deformable_attention of (1, 2, 32, 64, 8), torch.float32 on cpu
+deformable_attention of [1, 2, 32, 64, 8], torch.float32 on cpu
   flex: FlexAttention trains on CUDA only; q is on cpu
   separable: runs
   dense: separable comes first

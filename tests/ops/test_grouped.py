@@ -3,7 +3,7 @@ import torch
 
 from mmattn.ops import explain, grouped, reference
 from mmattn.ops.dispatch import Implementation, for_comparison
-from mmattn.ops.grouped import TABLE, grouped_attention
+from mmattn.ops.grouped import IMPLEMENTATIONS, grouped_attention
 from tests.compare import assert_same, largest_tensor
 from tests.ops.test_dispatch import set_budgets
 
@@ -34,7 +34,7 @@ def test_equals_the_formula_with_gradients(size, group, interval, with_bias):
 @pytest.mark.parametrize('group', [(3, 3), (6, 7)])         # seven tokens of a row of the map, the largest groups of it
 def test_blocks_of_any_size_give_the_same(monkeypatch, limit, group):
     args = problem((11, 13), group)
-    set_budgets(monkeypatch, TABLE, limit)
+    set_budgets(monkeypatch, IMPLEMENTATIONS, limit)
     assert_same(grouped_attention(*args, 2, 2), reference.grouped_attention(*args, 2, 2), leaves(*args))
 
 
@@ -59,7 +59,7 @@ def test_autocast_reaches_the_backward_pass_and_comes_close(dtype, tolerance):
 
 @pytest.mark.parametrize(('group', 'interval'), [((8, 8), 1), ((16, 16), 2)])
 def test_nothing_as_large_as_all_logits_and_two_maps_are_kept(monkeypatch, group, interval):
-    set_budgets(monkeypatch, TABLE, 2 ** 10)
+    set_budgets(monkeypatch, IMPLEMENTATIONS, 2 ** 10)
     args = problem((32, 32), group)
     kept = []
     with largest_tensor() as largest, torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t,
@@ -74,7 +74,8 @@ def test_nothing_as_large_as_all_logits_and_two_maps_are_kept(monkeypatch, group
 
 def test_backend_can_be_forced(monkeypatch):
     args = *problem((4, 5), (2, 2)), 2
-    monkeypatch.setitem(TABLE.rows, 'reference', Implementation(lambda *args: 'plain', reservations=for_comparison))
+    plain = Implementation(lambda *args: 'plain', reservations=for_comparison)
+    monkeypatch.setitem(IMPLEMENTATIONS.rows, 'reference', plain)
     assert grouped_attention(*args, backend='reference') == 'plain'
     monkeypatch.setenv('MMATTN_GROUPED_ATTENTION', 'reference')
     assert grouped_attention(*args) == 'plain'

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmattn.ops import reference
-from mmattn.ops.neighborhood import TABLE, neighborhood_attention
+from mmattn.ops.neighborhood import IMPLEMENTATIONS, neighborhood_attention
 from tests.compare import assert_same
 from tests.ops.test_dispatch import set_budgets
 
@@ -20,7 +20,7 @@ def plain(q, k, v, table, kernel):
                                               ((9, 17), 5), ((3, 26), 5), ((25, 11), 7)])
 @pytest.mark.parametrize('block', [2 ** 21, 1])
 def test_equals_the_formula_with_gradients(monkeypatch, size, kernel, block):
-    set_budgets(monkeypatch, TABLE, block)
+    set_budgets(monkeypatch, IMPLEMENTATIONS, block)
     tensors = problem(size, kernel)
     assert_same(neighborhood_attention(*tensors, kernel), plain(*tensors, kernel), tensors)
 
