@@ -16,8 +16,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropo
     Args:
         q: (B, h, N, d) queries.
         k, v: (B, h, K, d) keys and values.
-        bias: added to the logits after scaling, or True where a key may be seen; broadcasts to
-            (B, h, N, K).
+        bias: added to the logits after scaling, or True where a key may be seen; broadcasts to (B, h, N, K).
         dropout: probability of dropping an attention weight; 0 outside training.
         scale: of the logits; None for 1 / sqrt(d).
 

@@ -30,8 +30,8 @@ def deform_points(offsets: Tensor, range_factor: float, convention: str) -> tupl
         convention: coordinate convention, see `mmattn.ops.grid`.
 
     Returns:
-        points (B, G, Hk, Wk, 2) and references (Hk, Wk, 2), at least float32, (y, x) in
-        normalised coordinates. Points may leave [-1, 1] when s >= 0.
+        points (B, G, Hk, Wk, 2) and references (Hk, Wk, 2), at least float32, (y, x) normalised. Points may leave
+        [-1, 1] when s >= 0.
     """
     size = offsets.shape[2:4]
     offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))
