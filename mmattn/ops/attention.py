@@ -1,24 +1,27 @@
 """Dot-product attention: softmax(q k^T / sqrt(d) + bias) v."""
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 BLOCK_LOGITS = 2 ** 22      # of all heads at once, where the bias is made block by block
 
 
-def attention(q, k, v, bias=None, dropout=0.0, scale=None):
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0,
+              scale: float | None = None) -> Tensor:
     """Scaled dot-product attention with an additive bias (Vaswani et al., 2017, eq. 1).
 
     Args:
-        q (Tensor): (B, h, N, d) queries.
-        k, v (Tensor): (B, h, K, d) keys and values.
-        bias (Tensor | None): added to the logits after scaling, or True where a key may be seen; broadcasts to
-            (B, h, N, K).
-        dropout (float): probability of dropping an attention weight; 0 outside training.
-        scale (float | None): of the logits; None for 1 / sqrt(d).
+        q: (B, h, N, d) queries.
+        k, v: (B, h, K, d) keys and values.
+        bias: added to the logits after scaling, or True where a key may be seen; broadcasts to (B, h, N, K).
+        dropout: probability of dropping an attention weight; 0 outside training.
+        scale: of the logits; None for 1 / sqrt(d).
 
     Returns:
-        Tensor: (B, h, N, d).
+        (B, h, N, d).
     """
     if bias is not None and bias.dtype != torch.bool:
         bias = bias.to(q.dtype)
@@ -29,19 +32,20 @@ def attention(q, k, v, bias=None, dropout=0.0, scale=None):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
 
 
-def attention_in_blocks(q, k, v, bias, dropout=0.0):
+def attention_in_blocks(q: Tensor, k: Tensor, v: Tensor, bias: Callable[[slice], Tensor],
+                        dropout: float = 0.0) -> Tensor:
     """Attention whose bias is made for a block of queries at a time, and made again in the backward pass.
 
     Args:
-        q (Tensor): (B, h, N, d) queries.
-        k, v (Tensor): (B, h, K, d) keys and values.
-        bias (Callable[[slice], Tensor]): bias (B, h, n, K) of a slice of n queries.
-        dropout (float): probability of dropping an attention weight.
+        q: (B, h, N, d) queries.
+        k, v: (B, h, K, d) keys and values.
+        bias: gives the bias (B, h, n, K) of a slice of n queries.
+        dropout: probability of dropping an attention weight.
 
     Returns:
-        Tensor: (B, h, N, d).
+        (B, h, N, d).
     """
-    def block(queries):
+    def block(queries: slice) -> Tensor:
         return attention(q[:, :, queries], k, v, bias(queries), dropout)
 
     size = max(1, BLOCK_LOGITS // max(1, q.shape[0] * q.shape[1] * k.shape[2]))

@@ -13,81 +13,85 @@ convention     reference of key i of n                 reference of query i of n
 so 'dat' (CVPR 2022) counts -1 as the outer edge of the first pixel, and 'dat_pp' (DAT++) shifts every key by half
 a cell. Published weights need the convention that they were trained with.
 """
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
+from mmattn.checks import check_choice
 
 CONVENTIONS = ('dat', 'dat_pp')
 
 
-def check_convention(convention):
-    """Raise ValueError unless `convention` is one of `CONVENTIONS`."""
-    if convention not in CONVENTIONS:
-        raise ValueError(f'convention={convention!r} is unknown; choose one of {", ".join(CONVENTIONS)}')
+def check_convention(convention: str) -> None:
+    """Raise ArgumentError unless `convention` is one of `CONVENTIONS`."""
+    check_choice('convention', convention, CONVENTIONS)
 
 
-def spans(size, convention):
+def spans(size: Sequence[int], convention: str) -> tuple[int, ...]:
     """Number of cells that the range [-1, 1] covers along each side.
 
     Args:
-        size (tuple[int, int]): (height, width) of a map.
-        convention (str): 'dat' counts pixels, 'dat_pp' the gaps between them. At least 1 either way.
+        size: (height, width) of a map.
+        convention: 'dat' counts pixels, 'dat_pp' the gaps between them. At least 1 either way.
 
     Returns:
-        tuple[int, int]: cells along y and x.
+        cells along y and x.
     """
     check_convention(convention)
     return tuple(n if convention == 'dat' else max(n - 1, 1) for n in size)
 
 
-def key_grid(size, convention, device=None):
+def key_grid(size: Sequence[int], convention: str, device: torch.device | None = None) -> Tensor:
     """Reference points of the keys, one per cell of a (height, width) grid.
 
     Returns:
-        Tensor: (height, width, 2) float32, (y, x) in normalised coordinates.
+        (height, width, 2) float32, (y, x) in normalised coordinates.
     """
     return _grid(size, 0.5, convention, device)
 
 
-def query_grid(size, convention, device=None):
+def query_grid(size: Sequence[int], convention: str, device: torch.device | None = None) -> Tensor:
     """Positions of the queries of a (height, width) map, as the position bias counts them.
 
     Returns:
-        Tensor: (height, width, 2) float32, (y, x) in normalised coordinates.
+        (height, width, 2) float32, (y, x) in normalised coordinates.
     """
     return _grid(size, 0.5 if convention == 'dat' else 0.0, convention, device)
 
 
-def _grid(size, start, convention, device):
+def _grid(size: Sequence[int], start: float, convention: str, device: torch.device | None) -> Tensor:
     axes = [(torch.arange(n, dtype=torch.float32, device=device) + start) / span * 2 - 1
             for n, span in zip(size, spans(size, convention))]
     return torch.stack(torch.meshgrid(*axes, indexing='ij'), dim=-1)
 
 
-def sample(x, points):
+def sample(x: Tensor, points: Tensor) -> Tensor:
     """Read a map at points by bilinear interpolation; outside the map it is zero.
 
     Where PyTorch is told to use deterministic algorithms, made of gathers instead of `grid_sample`, which has none for
     its backward pass on CUDA.
 
     Args:
-        x (Tensor): (B, C, H, W).
-        points (Tensor): (B, Hk, Wk, 2), (y, x) normalised; -1 and 1 are the centres of the first and last pixel.
+        x: (B, C, H, W).
+        points: (B, Hk, Wk, 2), (y, x) normalised; -1 and 1 are the centres of the first and last pixel.
 
     Returns:
-        Tensor: (B, C, Hk, Wk), in the dtype of `x`.
+        (B, C, Hk, Wk), in the dtype of `x`.
     """
     if torch.are_deterministic_algorithms_enabled():
         return _gather_corners(x.to(points.dtype), points).to(x.dtype)
     return F.grid_sample(x.to(points.dtype), points.flip(-1), mode='bilinear', align_corners=True).to(x.dtype)
 
 
-def _gather_corners(x, points):
+def _gather_corners(x: Tensor, points: Tensor) -> Tensor:
     """The four pixels around each point, weighted; shapes as in `sample`."""
     size = torch.tensor(x.shape[2:], device=x.device)
     pixels = (points.flatten(1, 2) + 1) / 2 * (size - 1)                                # (B, Hk Wk, 2)
     first = pixels.detach().floor()
     share = pixels - first
-    out = 0
+    out = x.new_zeros(())
     for corner in torch.cartesian_prod(*torch.arange(2, device=x.device).expand(2, 2)):
         pixel = first.long() + corner
         weight = torch.where(corner == 1, share, 1 - share).prod(-1)                    # (B, Hk Wk)

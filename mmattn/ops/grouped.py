@@ -4,98 +4,112 @@ groups take every `interval`-th token.
 Shapes: B batch, (H, W) map, C channels, h heads, d = C / h, r groups of n = y x tokens.
 """
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
-from mmattn.ops.backend import choose_backend
+from mmattn.ops.autocast import autocast_dtype, without_autocast
+from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
 from mmattn.ops.partition import bias_windows, group_views, sum_antidiagonals
 
-BACKEND_VARIABLE = 'MMATTN_GROUPED_ATTENTION'
-# Numbers at a time: logits in the backward pass, about what caches hold; forward, where PyTorch's attention holds none,
-# the bias, for long runs of queries. 2 ** 26 on other devices.
-BLOCK = {'cpu': 2 ** 20}
-BIAS_BLOCK = {'cpu': 2 ** 22}
+Projection = tuple[Tensor, Tensor | None]       # weight and bias
 QUERIES = 64                    # of a group at a time, at least, so that the groups of a block share its bias
 
 
-def grouped_attention(x, qkv, proj, table, num_heads, interval=1, backend=None):
+def grouped_attention(x: Tensor, qkv: Projection, proj: Projection, table: Tensor, num_heads: int, interval: int = 1,
+                      backend: str | None = None) -> Tensor:
     """Self-attention of every token to the tokens of its group, with its projections.
 
     Groups at the bottom and right have fewer tokens where the map is no multiple of a group: the same as completing
-    the map with zeros that no one attends to. A few groups at a time are read out of the map, projected, attended and
-    written back, a few rows of queries after the other where groups are large, and again in the backward pass: kept
-    are the input and what attention gives, and of the bias and the logits there is a block at a time.
+    the map with zeros that no one attends to.
 
     Args:
-        x (Tensor): (B, H, W, C).
-        qkv (tuple[Tensor, Tensor | None]): (3 C, C) weight and (3 C,) bias that make queries, keys and values.
-        proj (tuple[Tensor, Tensor | None]): (C, C) weight and (C,) bias of the output.
-        table (Tensor): (h, 2 gy - 1, 2 gx - 1) for groups of (gy, gx) tokens: what is added to a logit, by the
-            displacement query - key in tokens; the middle is displacement zero.
-        num_heads (int): heads h, divides C.
-        interval (int): pixels from one token of a group to the next; 1 for near groups.
-        backend (str | None): 'views', or 'reference' for the plain formula, which is never chosen by itself but where a
-            compiler traces; the environment variable MMATTN_GROUPED_ATTENTION names one too.
+        x: (B, H, W, C).
+        qkv: (3 C, C) weight and (3 C,) bias that make queries, keys and values.
+        proj: (C, C) weight and (C,) bias of the output.
+        table: (h, 2 gy - 1, 2 gx - 1) for groups of (gy, gx) tokens, added to the logits by displacement query - key,
+            (y, x) in tokens; the middle is displacement zero.
+        num_heads: heads h, divides C.
+        interval: pixels from one token of a group to the next; 1 for near groups.
+        backend: one of `IMPLEMENTATIONS`; None for the one that the environment variable
+            MMATTN_GROUPED_ATTENTION names, or else for the first that can run.
 
     Returns:
-        Tensor: (B, H, W, C).
+        (B, H, W, C).
 
     Raises:
-        ValueError: unknown backend.
+        ArgumentError: the backend asked for is unknown or cannot run.
     """
-    name = choose_backend(['views'], lambda name: [], BACKEND_VARIABLE, backend, ('reference',))
-    if name == 'reference' or torch.compiler.is_compiling():      # views of strides of their own cannot be traced
-        return reference.grouped_attention(x, qkv, proj, table, num_heads, interval)
+    return IMPLEMENTATIONS.run(backend, x, qkv, proj, table, num_heads, interval)
+
+
+def _views(x: Tensor, qkv: Projection, proj: Projection, table: Tensor, num_heads: int, interval: int, *, logits: int,
+           bias: int) -> Tensor:
+    """A few groups at a time are read out of the map, projected, attended and written back, a few rows of queries
+    after the other where groups are large, and again in the backward pass: kept are the input and what attention
+    gives, and of the bias and the logits there is a block at a time."""
+    options = num_heads, interval, logits, bias
     if table.shape[2] > table.shape[1]:     # of wide groups, the gradient of the bias would take more memory
-        out = _GroupedAttention.apply(x.transpose(1, 2), table.mT, *qkv, *proj, num_heads, interval)
+        out: Tensor = _GroupedAttention.apply(x.transpose(1, 2), table.mT, *qkv, *proj, *options)
         return out.transpose(1, 2)
-    return _GroupedAttention.apply(x, table, *qkv, *proj, num_heads, interval)
+    return _GroupedAttention.apply(x, table, *qkv, *proj, *options)
+
+
+def _views_refusals(*args: object) -> list[str]:
+    return ['its views of the map and its backward pass cannot be traced'] if is_traced() else []
+
+
+IMPLEMENTATIONS = Implementations('grouped_attention', 'MMATTN_GROUPED_ATTENTION', {
+    'views': Implementation(_views, _views_refusals, budgets={
+        'logits': Budget(cpu=2 ** 20, other=2 ** 26),       # in the backward pass
+        'bias': Budget(cpu=2 ** 22, other=2 ** 26)}),       # forward, where PyTorch's attention holds no logits
+    'reference': Implementation(reference.grouped_attention, reservations=for_comparison),
+}, fallback='reference')
 
 
 class _GroupedAttention(torch.autograd.Function):
     """Keys and values of a group are counted from the last, see `bias_windows`."""
 
     @staticmethod
-    def forward(ctx, x, table, *args):
-        *projections, num_heads, interval = args
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    def forward(ctx: Any, x: Tensor, table: Tensor, *args: Any) -> Tensor:
+        *projections, num_heads, interval, logits_budget, bias_budget = args
+        dtype = autocast_dtype(x.device, x.dtype)
         qkv_weight, qkv_bias, proj_weight, proj_bias = _cast(projections, dtype)
         values, out = (torch.empty_like(x, dtype=dtype) for _ in range(2))
-        budget = BIAS_BLOCK.get(device, 2 ** 26)
-        with torch.autocast(device, enabled=False):
-            for part, (x_part, values_part, out_part) in _blocks(budget, table, interval, x, values, out):
+        with without_autocast(x.device):
+            for part, (x_part, values_part, out_part) in _blocks(bias_budget, table, interval, x, values, out):
                 tokens = _tokens(x_part).to(dtype)
                 q, k, v = _by_head(F.linear(tokens, qkv_weight, qkv_bias), x_part, num_heads)           # (r, h, n, d)
                 k, v = k.flip(2), v.flip(2)
                 attended = torch.empty_like(tokens)
                 by_head, = _by_head(attended, x_part, num_heads)
                 bias = bias_windows(table[part], x_part.shape[5:7])
-                for block in _query_blocks(bias, budget):
+                for block in _query_blocks(bias, bias_budget):
                     of_block = block.of(bias).flatten(3).flatten(1, 2)                                  # (h, m, n)
                     by_head[:, :, block.queries] = attention(q[:, :, block.queries], k, v, of_block[None])
                 values_part.copy_(attended.view(x_part.shape))
                 out_part.copy_(F.linear(attended, proj_weight, proj_bias).view(x_part.shape))
         ctx.save_for_backward(x, table, values, *projections)
-        ctx.heads_and_interval = num_heads, interval
+        ctx.options = num_heads, interval, logits_budget
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_out):
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         x, table, values, *projections = ctx.saved_tensors
-        num_heads, interval = ctx.heads_and_interval
+        num_heads, interval, budget = ctx.options
         # Logits are float32 at least: products of float16 overflow, those of bfloat16 lose what tells logits apart.
         dtype, wide = values.dtype, torch.promote_types(values.dtype, torch.float32)
         scale = (x.shape[-1] // num_heads) ** -0.5
         qkv_weight, qkv_bias, proj_weight, _ = _cast(projections, dtype)
         grad_x = torch.empty_like(x)
-        budget = BLOCK.get(x.device.type, 2 ** 26)
         grads = [None if t is None else torch.zeros_like(t) for t in projections]
         columns = table.shape[2] // 2 + 1
         grad_bias = table.new_zeros(*table.shape[:2], columns, columns, dtype=wide)     # (h, 2 gy - 1, qx, kx)
@@ -127,7 +141,7 @@ class _GroupedAttention(torch.autograd.Function):
             grad_qkv = grad_qkv.permute(0, 2, 3, 1, 4).reshape(len(tokens), len(qkv_weight)).to(dtype)
             _accumulate(grads[:2], grad_qkv, tokens)
             grad_x_part.copy_((grad_qkv @ qkv_weight).view(grad_x_part.shape))
-        return grad_x, sum_antidiagonals(grad_bias).to(table.dtype), *grads, None, None
+        return grad_x, sum_antidiagonals(grad_bias).to(table.dtype), *grads, None, None, None, None
 
 
 @dataclass
@@ -136,12 +150,12 @@ class _QueryBlock:
     columns: slice
     queries: slice      # the same, counted in queries
 
-    def of(self, bias):
+    def of(self, bias: Tensor) -> Tensor:
         """Their part of a bias (h, gy, gx, gy, gx)."""
         return bias[:, self.rows, self.columns]
 
 
-def _query_blocks(bias, budget):
+def _query_blocks(bias: Tensor, budget: int) -> Iterator[_QueryBlock]:
     """The queries of a group with a bias (h, gy, gx, gy, gx), as many at a time as have a bias of `budget` numbers."""
     height, width = bias.shape[1:3]
     count = max(1, budget // (len(bias) * height * width))
@@ -154,7 +168,7 @@ def _query_blocks(bias, budget):
                               slice(top * width + left, (bottom - 1) * width + right))
 
 
-def _add_bias_gradient(target, grad, block):
+def _add_bias_gradient(target: Tensor, grad: Tensor, block: _QueryBlock) -> None:
     """Add that of a few groups (r, h, qy, qx, ky, kx) to what is summed up by displacement in y, and by query and key
     in x: (h, 2 gy - 1, gx, gx)."""
     height, width = grad.shape[4:]
@@ -163,19 +177,19 @@ def _add_bias_gradient(target, grad, block):
         target[:, top + i:top + i + height, block.columns, -width:] += row.sum(0).transpose(1, 2)
 
 
-def _tokens(view):
+def _tokens(view: Tensor) -> Tensor:
     """(b, ry, iy, rx, ix, y, x, C) -> (r n, C)."""
     return view.reshape(-1, view.shape[-1])
 
 
-def _by_head(tokens, view, num_heads):
+def _by_head(tokens: Tensor, view: Tensor, num_heads: int) -> Tensor:
     """(r n, p C) of the groups of a view -> p parts (r, h, n, d), for example queries, keys and values; no copy."""
     count, channels = view.shape[5:7].numel(), view.shape[7]
     parts = tokens.unflatten(1, (-1, num_heads, channels // num_heads))
     return parts.unflatten(0, (len(tokens) // count, count)).permute(2, 0, 3, 1, 4)
 
 
-def _add_product(target, a, b):
+def _add_product(target: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """Add a (r, h, m, k) @ b (r, h, k, n) to the target, which may have a wider dtype."""
     if a.dtype != target.dtype:
         return target.add_(a @ b)
@@ -183,7 +197,7 @@ def _add_product(target, a, b):
     return target
 
 
-def _accumulate(grads, grad, x):
+def _accumulate(grads: Sequence[Any], grad: Tensor, x: Tensor) -> None:
     """Add the gradients of the weight and bias of a linear map of x (N, C) whose output has the gradient (N, C')."""
     weight, bias = grads
     weight += (grad.mT @ x).to(weight.dtype)
@@ -191,11 +205,12 @@ def _accumulate(grads, grad, x):
         bias += grad.sum(0)
 
 
-def _cast(tensors, dtype):
+def _cast(tensors: Sequence[Any], dtype: torch.dtype) -> list[Any]:
     return [None if t is None else t.to(dtype) for t in tensors]
 
 
-def _blocks(budget, table, interval, *maps):
+def _blocks(budget: int, table: Tensor, interval: int,
+            *maps: Tensor) -> Iterator[tuple[tuple[slice, ...], tuple[Tensor, ...]]]:
     """A few groups of equal shape at a time: the part of `table` for them, and their views into each of `maps`."""
     whole = [side // 2 + 1 for side in table.shape[1:]]
     for views in zip(*(group_views(t, whole, interval) for t in maps)):
@@ -206,7 +221,7 @@ def _blocks(budget, table, interval, *maps):
             yield part, block
 
 
-def _split(views, limit):
+def _split(views: tuple[Tensor, ...], limit: int) -> Iterator[tuple[Tensor, ...]]:
     """Slices of the views along their leading axes, of at most `limit` groups each."""
     leading = views[0].shape[:5]
     count = math.prod(leading)

@@ -1,45 +1,76 @@
 """Neighbourhood attention with relative position bias (Hassani et al., CVPR 2023, eqs. 2 and 3), on any device.
 
-Pixel i attends to the k x k pixels around it; at a border the window stops moving, so every pixel has k x k keys. A
-tile of neighbouring queries needs few keys more than one query does, so each tile attends to the strip of keys that
-covers its windows, and a bias of -inf leaves out what is outside the window of a query.
+Pixel i attends to the k x k pixels around it; at a border the window stops moving, so every pixel has k x k keys.
 """
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmattn.ops import reference
 from mmattn.ops.attention import attention
+from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
 
 TILE = 8                    # queries along each side of a tile
-BLOCK_LOGITS = 2 ** 21      # of all heads at once
 
 
-def neighborhood_attention(q, k, v, table, kernel_size, dropout=0.0):
+def neighborhood_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, dropout: float = 0.0,
+                           backend: str | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v over the window of each query.
 
     Args:
-        q, k, v (Tensor): (B, h, H, W, d).
-        table (Tensor): (h, 2 kernel_size - 1, 2 kernel_size - 1) bias by key - query, (y, x).
-        kernel_size (int): side of the window, odd. Where the map is smaller, the window is as large as the map.
-        dropout (float): probability of dropping an attention weight.
+        q, k, v: (B, h, H, W, d).
+        table: (h, 2 kernel_size - 1, 2 kernel_size - 1), added to the logits by displacement key - query, (y, x) in
+            pixels; the middle is displacement zero.
+        kernel_size: side of the window, odd. Where the map is smaller, the window is as large as the map.
+        dropout: probability of dropping an attention weight.
+        backend: one of `IMPLEMENTATIONS`; None for the one that the environment variable
+            MMATTN_NEIGHBORHOOD_ATTENTION names, or else for the first that can run.
 
     Returns:
-        Tensor: (B, h, H, W, d).
+        (B, h, H, W, d).
+
+    Raises:
+        ArgumentError: the backend asked for is unknown or cannot run.
     """
-    if dropout or torch.compiler.is_compiling():        # which cannot trace a backward pass of its own
-        return _forward(q, k, v, table, kernel_size, dropout)
-    return _NeighborhoodAttention.apply(q, k, v, table, kernel_size)
+    return IMPLEMENTATIONS.run(backend, q, k, v, table, kernel_size, dropout)
 
 
-def _forward(q, k, v, table, kernel_size, dropout=0.0):
+def _tiles(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, dropout: float, *, logits: int) -> Tensor:
+    """A tile of neighbouring queries needs few keys more than one query does, so each tile attends to the strip of
+    keys that covers its windows, and a bias of -inf leaves out what is outside the window of a query."""
+    if dropout or is_traced():      # a backward pass of its own would draw other weights, or be lost
+        return _forward(q, k, v, table, kernel_size, logits, dropout)
+    return _NeighborhoodAttention.apply(q, k, v, table, kernel_size, logits)
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, dropout: float) -> Tensor:
+    return reference.neighborhood_attention(q, k, v, table, kernel_size)
+
+
+def _reference_refusals(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, dropout: float) -> list[str]:
+    return ['only tiles drops attention weights'] if dropout else []
+
+
+IMPLEMENTATIONS = Implementations('neighborhood_attention', 'MMATTN_NEIGHBORHOOD_ATTENTION', {
+    # of all heads at once
+    'tiles': Implementation(_tiles, budgets={'logits': Budget(cpu=2 ** 21, other=2 ** 21)}),
+    'reference': Implementation(_reference, _reference_refusals, for_comparison),
+})
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, logits: int,
+             dropout: float = 0.0) -> Tensor:
     return torch.cat([
         torch.cat([_attend(q[..., y.queries, x.queries, :], k[..., y.keys, x.keys, :], v[..., y.keys, x.keys, :],
                            table, y, x, dropout) for x in columns], 3)
-        for y, columns in _blocks(q, kernel_size)], 2)
+        for y, columns in _blocks(q, kernel_size, logits)], 2)
 
 
 class _NeighborhoodAttention(torch.autograd.Function):
@@ -47,29 +78,29 @@ class _NeighborhoodAttention(torch.autograd.Function):
     added in place."""
 
     @staticmethod
-    def forward(ctx, q, k, v, table, kernel_size):
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, logits: int) -> Tensor:
         ctx.save_for_backward(q, k, v, table)
-        ctx.kernel_size = kernel_size
-        return _forward(q, k, v, table, kernel_size)
+        ctx.options = kernel_size, logits
+        return _forward(q, k, v, table, kernel_size, logits)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_out):
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, table = ctx.saved_tensors
         grads = grad_q, grad_k, grad_v, grad_table = [torch.zeros_like(t) for t in (q, k, v, table)]
-        for y, columns in _blocks(q, ctx.kernel_size):
+        for y, columns in _blocks(q, *ctx.options):
             for x in columns:
                 at_q, at_k = (..., y.queries, x.queries, slice(None)), (..., y.keys, x.keys, slice(None))
                 with torch.enable_grad():
                     inputs = [t.detach().requires_grad_() for t in (q[at_q], k[at_k], v[at_k], table)]
-                    out = _attend(*inputs, y, x)
+                    out = _attend(inputs[0], inputs[1], inputs[2], inputs[3], y, x)
                 parts = torch.autograd.grad(out, inputs, grad_out[at_q])
                 for grad, part in zip((grad_q[at_q], grad_k[at_k], grad_v[at_k], grad_table), parts):
                     grad += part
-        return *grads, None
+        return *grads, None, None
 
 
-def _attend(q, k, v, table, y, x, dropout=0.0):
+def _attend(q: Tensor, k: Tensor, v: Tensor, table: Tensor, y: '_Run', x: '_Run', dropout: float = 0.0) -> Tensor:
     """The tiles of one run of rows and one of columns, which share their bias: queries (B, h, H, W, d) of the runs,
     their keys and values -> (B, h, H, W, d)."""
     height, width = q.shape[2:4]
@@ -85,12 +116,12 @@ def _attend(q, k, v, table, y, x, dropout=0.0):
     return out[:, :, :height, :width]
 
 
-def _blocks(q, kernel_size):
+def _blocks(q: Tensor, kernel_size: int, budget: int) -> Iterator[tuple['_Run', list['_Run']]]:
     """Runs of rows, short enough for few logits at once, each with the runs of columns."""
     columns = _runs(q.shape[3], kernel_size, q.device)
     for run in _runs(q.shape[2], kernel_size, q.device):
         logits = q.shape[0] * q.shape[1] * max(x.tiles for x in columns) * (run.tile * run.strip) ** 2
-        step = max(1, BLOCK_LOGITS // max(1, logits))
+        step = max(1, budget // max(1, logits))
         for first in range(0, run.tiles, step):
             yield run.part(first, min(step, run.tiles - first)), columns
 
@@ -103,21 +134,21 @@ class _Run:
     strip: int                  # keys that a tile sees
     queries: slice
     keys: slice
-    offsets: torch.Tensor       # (tile, strip) index into the bias table
-    outside: torch.Tensor       # (tile, strip) whether the key is outside the window of the query
+    offsets: Tensor       # (tile, strip) index into the bias table
+    outside: Tensor       # (tile, strip) whether the key is outside the window of the query
 
-    def part(self, first, count):
+    def part(self, first: int, count: int) -> '_Run':
         """`count` tiles of the run from tile number `first`."""
         start, keys = self.queries.start + first * self.tile, self.keys.start + first * self.tile
         return replace(self, tiles=count, queries=slice(start, start + count * self.tile),
                        keys=slice(keys, keys + (count - 1) * self.tile + self.strip))
 
 
-def _runs(side, kernel_size, device):
+def _runs(side: int, kernel_size: int, device: torch.device) -> list[_Run]:
     tile, window = min(TILE, side), min(kernel_size, side)
     strip = min(tile + window - 1, side)
 
-    def placed(first):
+    def placed(first: int) -> tuple[int, tuple[int, ...]]:
         """Where the strip of the tile at `first` and the windows of its queries start, relative to `first`."""
         queries = range(first, first + tile)
         starts = [window_start(i, side, kernel_size) for i in queries]
@@ -135,14 +166,14 @@ def _runs(side, kernel_size, device):
     return runs
 
 
-def window_start(i, side, kernel_size):
+def window_start(i: int, side: int, kernel_size: int) -> int:
     """First key of query i along a side: the window stops moving at the borders, and is no larger than the map."""
     return min(max(i - kernel_size // 2, 0), side - min(kernel_size, side))
 
 
-def _groups(items, key):
+def _groups(items: Sequence[int], key: Callable[[int], Any]) -> list[tuple[Any, list[int]]]:
     """Neighbouring items of equal key, as (key, items); `itertools.groupby` in a form that compilers can trace."""
-    groups = []
+    groups: list[tuple[Any, list[int]]] = []
     for item in items:
         if groups and groups[-1][0] == key(item):
             groups[-1][1].append(item)

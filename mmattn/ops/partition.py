@@ -1,48 +1,51 @@
 """Maps cut into windows and put together again; every function has its exact inverse beside it."""
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from torch import Tensor
 
 
-def pad_to_multiple(x, window):
+def pad_to_multiple(x: Tensor, window: Sequence[int]) -> Tensor:
     """Zero-pad a channels-last map at the bottom and right until `window` divides both sides.
 
     Args:
-        x (Tensor): (B, H, W, C).
-        window (tuple[int, int]): (height, width) of a window.
+        x: (B, H, W, C).
+        window: (height, width) of a window.
 
     Returns:
-        Tensor: (B, H', W', C); crop `[:, :H, :W]` to undo.
+        (B, H', W', C); crop `[:, :H, :W]` to undo.
     """
     return pad_to_size(x, tuple(-(-side // part) * part for side, part in zip(x.shape[1:3], window)))
 
 
-def pad_to_size(x, size):
+def pad_to_size(x: Tensor, size: Sequence[int]) -> Tensor:
     """Zero-pad a channels-last map at the bottom and right.
 
     Args:
-        x (Tensor): (B, H, W, C).
-        size (tuple[int, int]): (H', W'), at least (H, W).
+        x: (B, H, W, C).
+        size: (H', W'), at least (H, W).
 
     Returns:
-        Tensor: (B, H', W', C); crop `[:, :H, :W]` to undo.
+        (B, H', W', C); crop `[:, :H, :W]` to undo.
     """
     bottom, right = size[0] - x.shape[1], size[1] - x.shape[2]
     return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
 
 
-def window_partition(x, window):
+def window_partition(x: Tensor, window: Sequence[int]) -> Tensor:
     """(B, H, W, C) -> (B, G, N, C): G windows row by row, N tokens of a window row by row."""
     return rearrange(x, 'b (gy wy) (gx wx) c -> b (gy gx) (wy wx) c', wy=window[0], wx=window[1])
 
 
-def window_merge(windows, window, size):
+def window_merge(windows: Tensor, window: Sequence[int], size: Sequence[int]) -> Tensor:
     """(B, G, N, C) -> (B, H, W, C), the inverse of `window_partition`; `size` is (H, W)."""
     return rearrange(windows, 'b (gy gx) (wy wx) c -> b (gy wy) (gx wx) c',
                      gy=size[0] // window[0], wy=window[0], wx=window[1])
 
 
-def group_views(x, group, interval=1):
+def group_views(x: Tensor, group: Sequence[int], interval: int = 1) -> list[Tensor]:
     """Near and far groups of a channels-last map (CrossFormer, section 3.2), as views that cover each pixel once.
 
     Near groups (`interval` 1) are windows; a far group takes every `interval`-th row and column of a square that many
@@ -50,12 +53,12 @@ def group_views(x, group, interval=1):
     along each side.
 
     Args:
-        x (Tensor): (B, H, W, C).
-        group (tuple[int, int]): (height, width) of a whole group in tokens.
-        interval (int): pixels from one token of a group to the next.
+        x: (B, H, W, C).
+        group: (height, width) of a whole group in tokens.
+        interval: pixels from one token of a group to the next.
 
     Returns:
-        list[Tensor]: views (B, Ry, Iy, Rx, Ix, gy, gx, C): squares (Ry, Rx), places in a square where a group starts
+        views (B, Ry, Iy, Rx, Ix, gy, gx, C): squares (Ry, Rx), places in a square where a group starts
         (Iy, Ix), tokens of a group (gy, gx); nine at most.
     """
     batch, height, width, channels = x.shape
@@ -71,7 +74,7 @@ def group_views(x, group, interval=1):
     return views
 
 
-def _group_spans(side, group, interval):
+def _group_spans(side: int, group: int, interval: int) -> list[tuple[int, int, int, int]]:
     """(first pixel, squares, starts in a square, tokens of a group) of the groups of equal size along one side."""
     squares, rest = divmod(side, group * interval)
     tokens, longer = divmod(rest, interval)         # the first starts of the last square have one token more
@@ -81,21 +84,22 @@ def _group_spans(side, group, interval):
     return [span for span in spans if span[1] * span[2] * span[3]]
 
 
-def shifted_window_regions(size, window, shift, device=None):
+def shifted_window_regions(size: Sequence[int], window: Sequence[int], shift: int,
+                           device: torch.device | None = None) -> Tensor:
     """Which tokens of a cyclically shifted map were neighbours before the shift.
 
     After a roll by `-shift`, windows of the last row and column hold tokens from opposite borders. Tokens of one
     window may attend to each other only where this label agrees.
 
     Args:
-        size (tuple[int, int]): (H, W), multiples of `window`.
-        window (tuple[int, int]): (height, width) of a window.
-        shift (int): pixels that the map was rolled up and left, smaller than the window.
+        size: (H, W), multiples of `window`.
+        window: (height, width) of a window.
+        shift: pixels that the map was rolled up and left, smaller than the window.
 
     Returns:
-        Tensor: (G, N) labels, windows and tokens in the order of `window_partition`.
+        (G, N) labels, windows and tokens in the order of `window_partition`.
     """
-    def labels(side, window_side):
+    def labels(side: int, window_side: int) -> Tensor:
         label = torch.zeros(side, dtype=torch.long, device=device)
         label[side - window_side:side - shift] = 1
         label[side - shift:] = 2
@@ -105,31 +109,32 @@ def shifted_window_regions(size, window, shift, device=None):
     return window_partition(region[None, :, :, None], window)[0, :, :, 0]
 
 
-def relative_position_index(window, device=None):
+def relative_position_index(window: Sequence[int], device: torch.device | None = None) -> Tensor:
     """Flat index of every pair of window tokens into a table over relative positions.
 
     Returns:
-        Tensor: (N, N) int64 for N = height * width tokens; entry (i, j) is the row of a
+        (N, N) int64 for N = height * width tokens; entry (i, j) is the row of a
         ((2 height - 1)(2 width - 1), heads) table that holds the bias of query i and key j.
     """
     sides = [2 * side - 1 for side in window]
     return relative_bias(torch.arange(sides[0] * sides[1], device=device).view(1, *sides), window)[0]
 
 
-def relative_bias(table, size):
+def relative_bias(table: Tensor, size: Sequence[int]) -> Tensor:
     """Bias of every query and key of a group, from a table by displacement.
 
     Args:
-        table (Tensor): (h, 2 gy - 1, 2 gx - 1), by query - key; the middle is displacement zero.
-        size (tuple[int, int]): (gy, gx) of the group.
+        table: (h, 2 gy - 1, 2 gx - 1), added to the logits by displacement query - key, (y, x) in tokens; the middle is
+            displacement zero.
+        size: (gy, gx) of the group.
 
     Returns:
-        Tensor: (h, N, N) for the N = gy gx queries and keys, row by row.
+        (h, N, N) for the N = gy gx queries and keys, row by row.
     """
     return bias_windows(table, size).flip(3, 4).flatten(3).flatten(1, 2)
 
 
-def bias_windows(table, size):
+def bias_windows(table: Tensor, size: Sequence[int]) -> Tensor:
     """The same bias without a copy, for keys that are counted from the last: their index and that of a query add up to
     the displacement, so that each query reads a window of the table.
 
@@ -137,12 +142,12 @@ def bias_windows(table, size):
         table, size: as in `relative_bias`.
 
     Returns:
-        Tensor: (h, gy, gx, gy, gx), a view of the table.
+        (h, gy, gx, gy, gx), a view of the table.
     """
     return table.unfold(1, size[0], 1).unfold(2, size[1], 1)
 
 
-def sum_antidiagonals(x):
+def sum_antidiagonals(x: Tensor) -> Tensor:
     """(..., n, m) -> (..., n + m - 1): the sum over i + j = 0, 1, ..."""
     rows, columns = x.shape[-2:]
     # In rows that are longer by their number and cut one shorter, what lay on an antidiagonal lies in a column.

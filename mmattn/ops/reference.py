@@ -1,13 +1,16 @@
-"""The formulas written out, slow and obvious: what tests and benchmarks compare with. Never chosen by itself,
-but that compilers trace grouped attention as it stands here."""
+"""The formulas written out, slow and obvious: what tests and benchmarks compare with. Never chosen by itself, but where
+a table of implementations names it as its fallback."""
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from torch import Tensor
 
 from mmattn.ops.partition import pad_to_multiple, relative_bias, window_merge, window_partition
 
 
-def attention(q, k, v, bias=None):
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v. Shapes as in `mmattn.ops.attention.attention`."""
     logits = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
     if bias is not None:
@@ -15,15 +18,15 @@ def attention(q, k, v, bias=None):
     return logits.softmax(-1).to(v.dtype) @ v
 
 
-def bilinear(x, points):
+def bilinear(x: Tensor, points: Tensor) -> Tensor:
     """x(p) = sum over pixels r of max(0, 1 - |p_y - r_y|) max(0, 1 - |p_x - r_x|) x(r) (DAT, eq. 6).
 
     Args:
-        x (Tensor): (B, C, H, W).
-        points (Tensor): (B, ..., 2), (y, x); -1 and 1 are the centres of the first and last pixel.
+        x: (B, C, H, W).
+        points: (B, ..., 2), (y, x); -1 and 1 are the centres of the first and last pixel.
 
     Returns:
-        Tensor: (B, C, ...).
+        (B, C, ...).
     """
     batch, channels, height, width = x.shape
     flat = (points.reshape(batch, -1, 2) + 1) / 2 * points.new_tensor([height - 1, width - 1])
@@ -33,9 +36,20 @@ def bilinear(x, points):
     return out.reshape(batch, channels, *points.shape[1:-1])
 
 
-def deformable_attention(q, k, v, points, table, queries):
-    """Deformable attention head by head. q (B, h, N, d), k and v (B, h, K, d), points (B, G, K, 2), table
-    (h, Ty, Tx), queries (N, 2); returns (B, h, N, d)."""
+def deformable_attention(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor, queries: Tensor) -> Tensor:
+    """Deformable attention head by head.
+
+    Args:
+        q: (B, h, N, d) queries.
+        k, v: (B, h, K, d) keys and values.
+        points: (B, G, K, 2), (y, x) normalised.
+        table: (h, Ty, Tx), added to the logits by displacement query - point, (y, x) normalised: entries spread evenly
+            from -2 to 2 on each axis, the middle is displacement zero; zero outside.
+        queries: (N, 2) positions, (y, x) normalised.
+
+    Returns:
+        (B, h, N, d).
+    """
     heads, groups = q.shape[1], points.shape[1]
     out = []
     for head in range(heads):
@@ -46,17 +60,18 @@ def deformable_attention(q, k, v, points, table, queries):
     return torch.stack(out, 1)
 
 
-def window_attention(q, k, v, table, window, shift=0):
+def window_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, window: Sequence[int], shift: int = 0) -> Tensor:
     """Attention inside windows, one query at a time.
 
     Args:
-        q, k, v (Tensor): (h, H, W, d), H and W multiples of the window.
-        table (Tensor): (2 height - 1, 2 width - 1, h) bias by relative position query - key.
-        window (tuple[int, int]): (height, width).
-        shift (int): windows start at (shift, shift), those cut by the border are left cut.
+        q, k, v: (h, H, W, d), H and W multiples of the window.
+        table: (2 height - 1, 2 width - 1, h), heads last as Swin keeps them, added to the logits by displacement
+            query - key, (y, x) in tokens; the middle is displacement zero.
+        window: (height, width).
+        shift: windows start at (shift, shift), those cut by the border are left cut.
 
     Returns:
-        Tensor: (h, H, W, d).
+        (h, H, W, d).
     """
     heads, height, width, _ = q.shape
     out = torch.empty_like(q)
@@ -72,16 +87,17 @@ def window_attention(q, k, v, table, window, shift=0):
     return out
 
 
-def routed_attention(q, k, v, routes, num_heads, scale, route_weights=None, key_mask=None):
+def routed_attention(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, num_heads: int, scale: float,
+                     route_weights: Tensor | None = None, key_mask: Tensor | None = None) -> Tensor:
     """Routed attention with keys and values of all routes gathered from an expanded view, as BiFormer's code has it;
     arguments as in `mmattn.ops.routing.routed_attention`."""
     batch, *grid, count = routes.shape
     size = q.shape[1:3]
 
-    def regions(t):                                                                         # -> (B, R, tokens, ...)
+    def regions(t: Tensor) -> Tensor:                                                   # -> (B, R, tokens, ...)
         return window_partition(t, (t.shape[1] // grid[0], t.shape[2] // grid[1]))
 
-    def gather(t):
+    def gather(t: Tensor) -> Tensor:
         index = routes.view(batch, -1, count, 1, 1).expand(-1, -1, -1, *t.shape[2:])
         return t[:, None].expand(-1, t.shape[1], *t.shape[1:]).gather(2, index)             # (B, R, k, M, ...)
 
@@ -98,7 +114,8 @@ def routed_attention(q, k, v, routes, num_heads, scale, route_weights=None, key_
     return window_merge(torch.cat(out, -1), (size[0] // grid[0], size[1] // grid[1]), size)
 
 
-def grouped_attention(x, qkv, proj, table, num_heads, interval=1):
+def grouped_attention(x: Tensor, qkv: tuple[Tensor, Tensor | None], proj: tuple[Tensor, Tensor | None], table: Tensor,
+                      num_heads: int, interval: int = 1) -> Tensor:
     """Attention inside groups of a map completed with zeros, whose keys are masked, as CrossFormer's code has it;
     arguments as in `mmattn.ops.grouped.grouped_attention`."""
     height, width = x.shape[1:3]
@@ -107,36 +124,38 @@ def grouped_attention(x, qkv, proj, table, num_heads, interval=1):
     square = [side * interval for side in group]
     names = dict(gy=group[0], gx=group[1], iy=interval, ix=interval, h=num_heads)
 
-    def groups(t):
+    def groups(t: Tensor) -> Tensor:
         return rearrange(pad_to_multiple(t, square),
                          'b (ry gy iy) (rx gx ix) (h d) -> b (ry iy rx ix) h (gy gx) d', **names)
 
     real = groups(q.new_ones(1, height, width, num_heads)).mT > 0                           # (1, G, h, 1, n)
-    out = attention(*(groups(t) for t in (q, k, v)), relative_bias(table, group).masked_fill(~real, -1e6))
+    out = attention(groups(q), groups(k), groups(v), relative_bias(table, group).masked_fill(~real, -1e6))
     rows = -(-height // square[0])
     out = rearrange(out, 'b (ry iy rx ix) h (gy gx) d -> b (ry gy iy) (rx gx ix) (h d)', ry=rows, **names)
     return F.linear(out[:, :height, :width], *proj)
 
 
-def centred_convolution(x, weight, bias, stride):
+def centred_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     """Strided convolution; arguments as in `mmattn.ops.convolution.centred_convolution`. Channels last, its backward
     pass would be slow beyond measure."""
     return F.conv2d(x.contiguous(), weight, bias, stride, (weight.shape[-1] - stride) // 2)
 
 
-def neighborhood_attention(q, k, v, table, kernel_size):
+def neighborhood_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int) -> Tensor:
     """Neighbourhood attention, one query at a time.
 
     Args:
-        q, k, v (Tensor): (h, H, W, d).
-        table (Tensor): (h, 2 kernel_size - 1, 2 kernel_size - 1) bias by key - query.
+        q, k, v: (..., h, H, W, d).
+        table: (h, 2 kernel_size - 1, 2 kernel_size - 1), added to the logits by displacement key - query, (y, x) in
+            pixels; the middle is displacement zero.
+        kernel_size: side of the window, odd. Where the map is smaller, the window is as large as the map.
 
     Returns:
-        Tensor: (h, H, W, d).
+        (..., h, H, W, d).
     """
-    heads, height, width, _ = q.shape
+    heads, height, width, _ = q.shape[-4:]
 
-    def window(i, side):
+    def window(i: int, side: int) -> range:
         size = min(kernel_size, side)
         start = min(max(i - kernel_size // 2, 0), side - size)
         return range(start, start + size)
@@ -145,8 +164,9 @@ def neighborhood_attention(q, k, v, table, kernel_size):
     for y in range(height):
         for x in range(width):
             keys = [(r, c) for r in window(y, height) for c in window(x, width)]
-            index = tuple(zip(*keys))
+            rows, columns = zip(*keys)
             for head in range(heads):
                 bias = torch.stack([table[head, r - y + kernel_size - 1, c - x + kernel_size - 1] for r, c in keys])
-                out[head, y, x] = attention(q[head, y, x][None], k[head][index], v[head][index], bias)[0]
+                q_h, k_h, v_h = q[..., head, y, x, :], k[..., head, rows, columns, :], v[..., head, rows, columns, :]
+                out[..., head, y, x, :] = attention(q_h[..., None, :], k_h, v_h, bias)[..., 0, :]
     return out

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from mmattn.ops import reference
-from mmattn.ops.convolution import centred_convolution
+from mmattn.ops.convolution import IMPLEMENTATIONS, centred_convolution
+from mmattn.ops.dispatch import Implementation, for_comparison
 from tests.compare import assert_same
 
 
@@ -17,7 +18,8 @@ def test_equals_the_strided_convolution_with_gradients(kernel, stride):
 
 def test_backend_can_be_forced(monkeypatch):
     args = torch.randn(1, 3, 4, 4), torch.randn(4, 3, 6, 6), torch.randn(4), 2
-    monkeypatch.setattr('mmattn.ops.reference.centred_convolution', lambda *args: 'plain')
+    plain = Implementation(lambda *args: 'plain', reservations=for_comparison)
+    monkeypatch.setitem(IMPLEMENTATIONS.rows, 'reference', plain)
     assert centred_convolution(*args, backend='reference') == 'plain'
     monkeypatch.setenv('MMATTN_CENTRED_CONVOLUTION', 'reference')
     assert centred_convolution(*args) == 'plain'

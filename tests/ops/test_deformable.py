@@ -1,15 +1,16 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from mmattn.ops import reference
+from mmattn.ops import deformable, reference
 from mmattn.ops.deformable import (
-    backend_refusals,
+    IMPLEMENTATIONS,
     deform_points,
     deformable_attention,
     log_displacements,
     point_attention,
     position_bias,
-    preferred_backends,
     resize_fixed_bias,
     sample_groups,
 )
@@ -87,20 +88,53 @@ def test_deformable_attention_equals_the_formula_with_gradients(size, keys, conv
     assert_same(ours, theirs, (q, k, v, points, table))
 
 
+def arguments(size, keys, heads=2, dims=4):
+    """Of `deformable_attention`, for maps of zeros."""
+    q, k = torch.zeros(1, heads, *size, dims), torch.zeros(1, heads, *keys, dims)
+    return q, k, k, torch.zeros(1, 1, *keys, 2), torch.zeros(heads, 3, 3), 'dat'
+
+
 def test_large_maps_do_not_hold_the_bias_and_small_ones_do():
-    q, k = (torch.zeros(1, 1, *size, 4) for size in ((32, 64), (8, 9)))
-    assert preferred_backends(q, k)[0] == 'separable'
-    assert preferred_backends(k, k)[0] == 'dense'
-    assert backend_refusals('separable', q) == backend_refusals('dense', q, 0.1) == []
+    assert IMPLEMENTATIONS.choose(None, *arguments((32, 64), (32, 64)), 0.0) == 'separable'
+    assert IMPLEMENTATIONS.choose(None, *arguments((32, 64), (8, 8)), 0.0) == 'dense'       # the largest of small ones
+    assert IMPLEMENTATIONS.choose(None, *arguments((32, 64), (8, 9)), 0.0) == 'separable'
+
+
+def test_only_dense_drops_weights():
+    args = arguments((32, 64), (32, 64))
+    assert IMPLEMENTATIONS.choose(None, *args, 0.1) == 'dense'
     for name in ('separable', 'flex', 'reference'):
-        assert backend_refusals(name, q, dropout=0.1) == ['only dense drops attention weights']
+        assert IMPLEMENTATIONS.rows[name].refusals(*args, 0.1) == ['only dense drops attention weights']
+
+
+def test_on_meta_tensors_nothing_looks_at_points():
+    args = [t.to('meta') if isinstance(t, torch.Tensor) else t for t in arguments((32, 64), (32, 64))]
+    assert deformable_attention(*args).shape == args[0].shape
+    with pytest.raises(ValueError, match="backend='separable' cannot run: it looks at the points"):
+        deformable_attention(*args, backend='separable')
+
+
+def test_flex_comes_first_in_inference_on_cuda_only(monkeypatch):
+    """On a machine with no such device: what it would be asked is made up."""
+    monkeypatch.setattr(deformable, 'flex_refusals', lambda q: [])
+    q = SimpleNamespace(device=torch.device('cuda'), shape=(1, 2, 32, 64, 16))
+    small = SimpleNamespace(device=torch.device('cuda'), shape=(1, 2, 3, 4, 16))
+    points, table = torch.zeros(1, 1, 32, 64, 2), torch.zeros(2, 3, 3)
+
+    def chosen(q, table=table, dropout=0.0):
+        return IMPLEMENTATIONS.choose(None, q, q, q, points, table, 'dat', dropout)
+    assert chosen(q) == 'separable'
+    with torch.no_grad():
+        assert chosen(q) == 'flex'
+        assert chosen(small) == 'dense'
+        assert chosen(q, table=None) == 'dense'
+        assert chosen(q, dropout=0.1) == 'dense'
 
 
 def test_backend_can_be_forced_and_refuses_with_reasons(monkeypatch):
-    q, k = torch.randn(1, 2, 3, 5, 4), torch.randn(1, 2, 2, 2, 4)
-    args = (q, k, k, torch.zeros(1, 1, 2, 2, 2), torch.randn(2, 3, 3), 'dat')
+    args = arguments((3, 5), (2, 2))
     called = []
-    monkeypatch.setattr('mmattn.ops.deformable.separable_attention', lambda *args: called.append(args) or args[0])
+    monkeypatch.setattr(deformable, 'separable_attention', lambda *args, **kwargs: called.append(args) or args[0])
     deformable_attention(*args)
     assert not called
     deformable_attention(*args, backend='separable')
@@ -120,6 +154,10 @@ def test_without_a_table_it_is_plain_attention():
     out = deformable_attention(q, k, v, torch.zeros(1, 1, 2, 2, 2), None, 'dat')
     plain = reference.attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3)).unflatten(2, (3, 5))
     torch.testing.assert_close(out, plain)
+    torch.testing.assert_close(deformable_attention(q, k, v, torch.zeros(1, 1, 2, 2, 2), None, 'dat',
+                                                    backend='reference'), plain)
+    with pytest.raises(ValueError, match="backend='separable' cannot run: without a table there is no bias to avoid"):
+        deformable_attention(q, k, v, torch.zeros(1, 1, 2, 2, 2), None, 'dat', backend='separable')
 
 
 def test_log_displacements_by_hand():

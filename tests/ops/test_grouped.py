@@ -1,9 +1,11 @@
 import pytest
 import torch
 
-from mmattn.ops import grouped, reference
-from mmattn.ops.grouped import grouped_attention
+from mmattn.ops import explain, grouped, reference
+from mmattn.ops.dispatch import Implementation, for_comparison
+from mmattn.ops.grouped import IMPLEMENTATIONS, grouped_attention
 from tests.compare import assert_same, largest_tensor
+from tests.ops.test_dispatch import set_budgets
 
 
 def problem(size, group, dtype=torch.double, with_bias=True):
@@ -32,8 +34,7 @@ def test_equals_the_formula_with_gradients(size, group, interval, with_bias):
 @pytest.mark.parametrize('group', [(3, 3), (6, 7)])         # seven tokens of a row of the map, the largest groups of it
 def test_blocks_of_any_size_give_the_same(monkeypatch, limit, group):
     args = problem((11, 13), group)
-    for budgets in (grouped.BLOCK, grouped.BIAS_BLOCK):
-        monkeypatch.setitem(budgets, 'cpu', limit)
+    set_budgets(monkeypatch, IMPLEMENTATIONS, limit)
     assert_same(grouped_attention(*args, 2, 2), reference.grouped_attention(*args, 2, 2), leaves(*args))
 
 
@@ -58,8 +59,7 @@ def test_autocast_reaches_the_backward_pass_and_comes_close(dtype, tolerance):
 
 @pytest.mark.parametrize(('group', 'interval'), [((8, 8), 1), ((16, 16), 2)])
 def test_nothing_as_large_as_all_logits_and_two_maps_are_kept(monkeypatch, group, interval):
-    for budgets in (grouped.BLOCK, grouped.BIAS_BLOCK):
-        monkeypatch.setitem(budgets, 'cpu', 2 ** 10)
+    set_budgets(monkeypatch, IMPLEMENTATIONS, 2 ** 10)
     args = problem((32, 32), group)
     kept = []
     with largest_tensor() as largest, torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t,
@@ -74,9 +74,27 @@ def test_nothing_as_large_as_all_logits_and_two_maps_are_kept(monkeypatch, group
 
 def test_backend_can_be_forced(monkeypatch):
     args = *problem((4, 5), (2, 2)), 2
-    monkeypatch.setattr('mmattn.ops.reference.grouped_attention', lambda *args: 'plain')
+    plain = Implementation(lambda *args: 'plain', reservations=for_comparison)
+    monkeypatch.setitem(IMPLEMENTATIONS.rows, 'reference', plain)
     assert grouped_attention(*args, backend='reference') == 'plain'
     monkeypatch.setenv('MMATTN_GROUPED_ATTENTION', 'reference')
     assert grouped_attention(*args) == 'plain'
     with pytest.raises(ValueError, match="backend='flash' is unknown; choose one of reference, views"):
         grouped_attention(*args, backend='flash')
+
+
+def test_where_calls_are_traced_the_plain_formula_is_the_fallback(monkeypatch):
+    args = *problem((4, 5), (2, 2)), 2
+    monkeypatch.setattr(grouped, 'is_traced', lambda: True)
+    lines = explain(grouped_attention, *args).splitlines()
+    assert lines[1:] == ['  views: its views of the map and its backward pass cannot be traced',
+                         '  reference: runs, as the fallback (the plain formula, for comparison)']
+    with pytest.raises(ValueError, match=r"^backend='views' cannot run: its views of the map and its backward pass"):
+        grouped_attention(*args, backend='views')
+
+
+def test_meta_tensors_have_shapes_and_gradients():
+    tensors = [t.detach().to('meta').requires_grad_() for t in leaves(*problem((7, 11), (3, 4)))]
+    out = grouped_attention(tensors[0], tensors[1:3], tensors[3:5], tensors[5], 2, 2)
+    assert out.shape == tensors[0].shape
+    assert [grad.shape for grad in torch.autograd.grad(out.sum(), tensors)] == [t.shape for t in tensors]

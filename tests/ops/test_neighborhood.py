@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from mmattn.ops import neighborhood, reference
-from mmattn.ops.neighborhood import neighborhood_attention
+from mmattn.ops import reference
+from mmattn.ops.neighborhood import IMPLEMENTATIONS, neighborhood_attention
 from tests.compare import assert_same
+from tests.ops.test_dispatch import set_budgets
 
 
 def problem(size, kernel, batch=2, dtype=torch.double):
@@ -12,14 +13,14 @@ def problem(size, kernel, batch=2, dtype=torch.double):
 
 
 def plain(q, k, v, table, kernel):
-    return torch.stack([reference.neighborhood_attention(*qkv, table, kernel) for qkv in zip(q, k, v)])
+    return reference.neighborhood_attention(q, k, v, table, kernel)
 
 
 @pytest.mark.parametrize(('size', 'kernel'), [((1, 1), 3), ((1, 20), 7), ((5, 6), 7), ((7, 7), 7), ((8, 8), 3),
                                               ((9, 17), 5), ((3, 26), 5), ((25, 11), 7)])
 @pytest.mark.parametrize('block', [2 ** 21, 1])
 def test_equals_the_formula_with_gradients(monkeypatch, size, kernel, block):
-    monkeypatch.setattr(neighborhood, 'BLOCK_LOGITS', block)
+    set_budgets(monkeypatch, IMPLEMENTATIONS, block)
     tensors = problem(size, kernel)
     assert_same(neighborhood_attention(*tensors, kernel), plain(*tensors, kernel), tensors)
 
@@ -66,3 +67,33 @@ def test_low_precision_stays_close():
     low = neighborhood_attention(*(t.bfloat16() for t in tensors), 5)
     assert low.dtype == torch.bfloat16
     assert ((low - exact).norm() / exact.norm()).item() < 1e-2
+
+
+def test_backend_can_be_forced_and_refuses_with_reasons(monkeypatch):
+    tensors = problem((3, 4), 3)
+    wanted = neighborhood_attention(*tensors, 3)
+    called = []
+    monkeypatch.setattr(reference, 'neighborhood_attention', lambda *args: called.append(args) or wanted)
+    assert neighborhood_attention(*tensors, 3, backend='reference') is wanted
+    monkeypatch.setenv('MMATTN_NEIGHBORHOOD_ATTENTION', 'reference')
+    assert neighborhood_attention(*tensors, 3) is wanted
+    assert len(called) == 2
+    assert neighborhood_attention(*tensors, 3, backend='tiles') is not wanted
+    with pytest.raises(ValueError, match=r'^MMATTN_NEIGHBORHOOD_ATTENTION=reference cannot run: only tiles drops '
+                                         r'attention weights$'):
+        neighborhood_attention(*tensors, 3, dropout=0.5)
+    with pytest.raises(ValueError, match=r"^backend='natten' is unknown; choose one of reference, tiles$"):
+        neighborhood_attention(*tensors, 3, backend='natten')
+
+
+def test_the_plain_formula_takes_maps_without_a_batch():
+    q, k, v, table = problem((4, 5), 3)
+    alone = reference.neighborhood_attention(q[1], k[1], v[1], table, 3)
+    torch.testing.assert_close(alone, plain(q, k, v, table, 3)[1])
+
+
+def test_meta_tensors_have_shapes_and_gradients():
+    tensors = [t.detach().to('meta').requires_grad_() for t in problem((9, 12), 5)]
+    out = neighborhood_attention(*tensors, 5)
+    assert out.shape == tensors[0].shape
+    assert [grad.shape for grad in torch.autograd.grad(out.sum(), tensors)] == [t.shape for t in tensors]

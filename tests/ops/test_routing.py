@@ -1,9 +1,11 @@
 import pytest
 import torch
 
-from mmattn.ops import reference, routing
-from mmattn.ops.routing import region_view, routed_attention, top_routes
+from mmattn.ops import reference
+from mmattn.ops.dispatch import Implementation, for_comparison
+from mmattn.ops.routing import IMPLEMENTATIONS, region_view, routed_attention, top_routes
 from tests.compare import assert_same, largest_tensor
+from tests.ops.test_dispatch import set_budgets
 
 
 def problem(grid=(2, 3), routes=3):
@@ -21,7 +23,7 @@ def problem(grid=(2, 3), routes=3):
 @pytest.mark.parametrize('weighted', [False, True])
 @pytest.mark.parametrize('masked', [False, True])
 def test_equals_the_formula_with_gradients(monkeypatch, block, weighted, masked):
-    monkeypatch.setitem(routing.BLOCK, 'cpu', block)
+    set_budgets(monkeypatch, IMPLEMENTATIONS, block)
     q, k, v, weights, chosen, mask = problem()
     args = (q, k, v, chosen, 2, 0.3, weights if weighted else None, mask if masked else None)
     assert_same(routed_attention(*args), reference.routed_attention(*args), (q, k, v, *[weights] * weighted))
@@ -52,7 +54,7 @@ def test_routes_are_the_largest_products_of_usable_regions():
 
 
 def test_nothing_of_the_size_regions_by_regions_by_tokens(monkeypatch):
-    monkeypatch.setitem(routing.BLOCK, 'cpu', 2 ** 10)
+    set_budgets(monkeypatch, IMPLEMENTATIONS, 2 ** 10)
     q, k, v = (torch.randn(1, 32, 32, 8, requires_grad=True) for _ in range(3))
     chosen = torch.rand(1, 8, 8, 64).topk(4).indices
     with largest_tensor() as largest:
@@ -62,9 +64,18 @@ def test_nothing_of_the_size_regions_by_regions_by_tokens(monkeypatch):
 
 def test_backend_can_be_forced(monkeypatch):
     q, k, v, _, chosen, _ = problem()
-    monkeypatch.setattr('mmattn.ops.reference.routed_attention', lambda *args: 'plain')
+    plain = Implementation(lambda *args: 'plain', reservations=for_comparison)
+    monkeypatch.setitem(IMPLEMENTATIONS.rows, 'reference', plain)
     assert routed_attention(q, k, v, chosen, 2, 0.3, backend='reference') == 'plain'
     monkeypatch.setenv('MMATTN_ROUTED_ATTENTION', 'reference')
     assert routed_attention(q, k, v, chosen, 2, 0.3) == 'plain'
     with pytest.raises(ValueError, match="backend='flex' is unknown; choose one of gathered, reference"):
         routed_attention(q, k, v, chosen, 2, 0.3, backend='flex')
+
+
+def test_meta_tensors_have_shapes_and_gradients():
+    q, k, v, weights, chosen, mask = (t.detach().to('meta') for t in problem())
+    inputs = [t.requires_grad_() for t in (q, k, v, weights)]
+    out = routed_attention(q, k, v, chosen, 2, 0.3, weights, mask)
+    assert out.shape == (*q.shape[:3], v.shape[3])
+    assert [grad.shape for grad in torch.autograd.grad(out.sum(), inputs)] == [t.shape for t in inputs]

@@ -17,8 +17,8 @@ def problem(size, keys, batch=2, heads=6, groups=3, dims=4, table=(5, 9), reach=
     return [t.requires_grad_() for t in tensors], grid
 
 
-def ours(tensors, grid):
-    return separable_attention(*tensors, grid[:, 0, 0], grid[0, :, 1])
+def ours(tensors, grid, block=2 ** 21):
+    return separable_attention(*tensors, grid[:, 0, 0], grid[0, :, 1], block=block)
 
 
 def plain(tensors, grid):
@@ -31,9 +31,8 @@ def plain(tensors, grid):
 @pytest.mark.parametrize('blocks', [(4096, 2 ** 21), (22, 70), (1, 1)])
 def test_equals_the_formula_with_gradients(monkeypatch, size, keys, blocks):
     monkeypatch.setattr(separable, 'BLOCK_QUERIES', blocks[0])
-    monkeypatch.setitem(separable.BLOCK, 'cpu', blocks[1])
     tensors, grid = problem(size, keys)
-    assert_same(ours(tensors, grid), plain(tensors, grid), tensors)
+    assert_same(ours(tensors, grid, blocks[1]), plain(tensors, grid), tensors)
 
 
 @pytest.mark.parametrize('reach', [3.0, 50.0])
@@ -75,11 +74,10 @@ def test_the_same_twice_to_the_bit():
     assert all(torch.equal(a, b) for a, b in zip(once(), once()))
 
 
-def test_no_tensor_as_large_as_the_bias(monkeypatch):
-    monkeypatch.setitem(separable.BLOCK, 'cpu', 2 ** 12)
+def test_no_tensor_as_large_as_the_bias():
     tensors, grid = problem((16, 16), 256, batch=1, dtype=torch.float32, table=(31, 31))
     with largest_tensor() as largest:
-        ours(tensors, grid).square().sum().backward()
+        ours(tensors, grid, 2 ** 12).square().sum().backward()
     assert largest.numel < 256 * 256 / 4       # of one head alone
 
 
