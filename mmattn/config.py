@@ -89,6 +89,15 @@ def evaluators(cfg: Mapping[str, Any], split: str) -> list[Any]:
     return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
+def dataset_class(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Any:
+    """The class of a data set; None where it is not registered."""
+    from mmengine.registry import DATASETS
+    kind, scope = node['type'], cfg.get('default_scope')
+    if not isinstance(kind, str):
+        return kind
+    return DATASETS.get(kind if '.' in kind or not scope else f'{scope}.{kind}')
+
+
 def named(step: Mapping[str, Any]) -> str:
     """The class name of a config's `type`, which may be a class, and may have a scope before its name."""
     kind = step['type']

@@ -31,11 +31,12 @@ def run(args: Namespace) -> None:
     cfg = runner_config(args)
     check_paths(cfg, 'test')
     check_file(args.checkpoint)
-    join_processes(cfg)
-    check_annotations(cfg, 'test')
     if args.show_dir:
         draw_into(cfg, args.show_dir)
-    skipped = leave_out(cfg, 'test')
+    join_processes(cfg)
+    with config_errors():
+        check_annotations(cfg, 'test')
+        skipped = leave_out(cfg, 'test')
     if args.tta:
         augment(cfg)
     if args.out:

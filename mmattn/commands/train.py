@@ -55,8 +55,9 @@ def run(args: Namespace) -> int | None:
     if args.auto_scale_lr:      # MMEngine divides images x processes by the base and leaves accumulation out
         cfg.auto_scale_lr.base_batch_size /= effective_batch(cfg).steps
     join_processes(cfg)
-    check_annotations(cfg, 'train', 'val')
-    skipped = leave_out(cfg, 'val')
+    with config_errors():
+        check_annotations(cfg, 'train', 'val')
+        skipped = leave_out(cfg, 'val')
     log = skip_in_training(cfg)
     runner = build_runner(cfg)
     if saved and saved.path and 'runner_type' not in cfg:       # others build the model when they train

@@ -19,7 +19,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
 
 from mmattn.commands.options import add_config, add_trust
-from mmattn.config import check_scope, datasets_below, named, read_config
+from mmattn.config import check_scope, dataset_class, datasets_below, named, read_config
 from mmattn.datasets.checking import check_paths
 from mmattn.engine.building import load_model
 from mmattn.errors import UsageError
@@ -133,9 +133,7 @@ class Model:
 
     def classes(self) -> tuple[str, ...]:
         """Their names."""
-        with DefaultScope.overwrite_default_scope(self.cfg.default_scope):
-            kind = self.settings['type']
-            known = (DATASETS.get(kind) if isinstance(kind, str) else kind).METAINFO
+        known = dataset_class(self.cfg, self.settings).METAINFO
         return tuple({**known, **self.settings.get('metainfo', {})}['classes'])
 
     def run(self, batch: Any) -> Any:

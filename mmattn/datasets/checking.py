@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmattn.config import SPLITS, check_scope, datasets_below, evaluators
+from mmattn.config import SPLITS, check_scope, dataset_class, datasets_below, evaluators
 from mmattn.datasets import coco
 from mmattn.datasets.batch import check_batch, quiet
 from mmattn.datasets.findings import Finding, Findings, fact, first, guarded, problem, warning
@@ -212,12 +212,11 @@ def _check_annotations(cfg: Config, splits: Sequence[str]) -> None:
 def _of_annotations(cfg: Config, split: str, expected: Sequence[str]) -> Findings[Sequence[str]]:
     """The classes of a split, the model's heads, the evaluators; returns the classes of the first data set."""
     for _, node in datasets_below(cfg[f'{split}_dataloader'], ''):
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-            kind = DATASETS.get(node['type']) if isinstance(node['type'], str) else node['type']
-            if not isinstance(kind, type) or not issubclass(kind, BaseDataset):
-                continue
-            with quiet():
-                dataset = DATASETS.build({**node, 'pipeline': [], 'lazy_init': True})
+        kind = dataset_class(cfg, node)
+        if not isinstance(kind, type) or not issubclass(kind, BaseDataset):
+            continue
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), quiet():
+            dataset = DATASETS.build({**node, 'pipeline': [], 'lazy_init': True})
         if not dataset.metainfo.get('classes'):
             continue
         classes = yield from classes_of(split, dataset, expected)

@@ -88,8 +88,8 @@ def test_errors_of_a_config_and_others():
     (DET, 'model.bbox_head.num_classes=80', 'model.bbox_head.num_classes=80: the data set has 5 classes, set 5'),
     (DET, "train_dataloader.dataset.metainfo.classes=['square','disk','triangle','star','cross']",
      'train: metainfo.classes are in another order than the categories of'),
-    (SEG, "val_dataloader.dataset.metainfo.classes=['a','b']",
-     'val: metainfo.classes are 2 (a, b), those of the first split 6'),
+    (DET, "val_dataloader.dataset.metainfo.classes=['disk','square']",
+     'val: metainfo.classes are 2 (disk, square), those of the first split 5'),
 ])
 def test_what_would_train_wrong_without_a_word(one_line, data, tmp_path, config, option, message):
     assert message in one_line('tools/train.py', config, '--work-dir', tmp_path, *options(data, config, option))

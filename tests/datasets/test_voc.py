@@ -75,7 +75,7 @@ def test_what_is_wrong_is_named(data):
         '(160x128, not 161x128)'}
     edit(data / 'Annotations/1.xml', '<width>161', '<width>160')
     (data / 'Annotations/2.xml').write_text('<annotation>')
-    assert [line for line in faults(data) if 'XML file(s) that cannot be read' in line][0].startswith(
+    assert next(line for line in faults(data) if 'XML file(s) that cannot be read' in line).startswith(
         f'problem: train: 1 XML file(s) that cannot be read: {data}/Annotations/2.xml (ParseError: ')
     (data / 'Annotations/2.xml').unlink()
     assert f'problem: train: 1 XML file(s) missing: {data}/Annotations/2.xml' in faults(data)
