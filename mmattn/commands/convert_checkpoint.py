@@ -5,9 +5,9 @@ everything. Reading the file runs no code that it carries.
 """
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from mmattn.checkpoint import biformer, crossformer, dat
 from mmattn.checkpoint.convert import convert, fit
@@ -50,7 +50,7 @@ def run(args: Namespace) -> None:
     print(f'wrote {target}')
 
 
-def build_backbone(path: str) -> nn.Module:
+def build_backbone(path: str) -> Any:
     """The backbone of a config, without weights.
 
     Raises:

@@ -8,7 +8,6 @@ import torch
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader
-from torch import nn
 
 from mmattn.checkpoint.files import check_file
 from mmattn.checkpoint.loading import compare_as_loaded
@@ -154,7 +153,7 @@ def resume_from(cfg: Config, wanted: str | os.PathLike[str]) -> Resumption:
     return Resumption(refused=refused)
 
 
-def taken_from(path: str, model: nn.Module) -> str:
+def taken_from(path: str, model: Any) -> str:
     """One line: how much of a model starts from a checkpoint, and what does not.
 
     Raises:

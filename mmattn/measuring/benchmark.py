@@ -74,6 +74,7 @@ def build(case: Case, row: str) -> tuple[nn.Module, Tensor]:
                 position_bias='none' if row == 'no-bias' else 'table')
         x = torch.randn(case.batch, case.dim, *case.size)
     else:
+        assert case.arch
         from mmattn.backbones import DAT, BiFormer, CrossFormer, CrossFormerPlusPlus, DATPlusPlus
         if case.family == 'biformer':       # dense training keeps the statistics of batch norms
             module = BiFormer(case.arch, num_windows=case.windows, norm_eval=True, with_cp=case.with_cp).train()
