@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmattn.layers import MLP, DepthwiseMLP, DropPath, LayerNorm2d, LayerScale
 from mmattn.layers import mlp as mlp_module
@@ -89,6 +90,12 @@ def test_in_float32_whatever_surrounds_it():
     assert in_float32(linear.double(), x.double()).dtype == torch.float64
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_in_float32_on_a_device_without_autocast(dtype):
+    out = in_float32(torch.nn.Linear(5, 3, device='meta', dtype=dtype), torch.empty(2, 5, device='meta', dtype=dtype))
+    assert (out.shape, out.dtype, out.device.type) == ((2, 3), torch.float32, 'meta')
+
+
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     drop = DropPath(0.25)
     out = drop(torch.ones(4000, 2, 3))
@@ -97,6 +104,21 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert out.mean().item() == pytest.approx(1, abs=0.05)
     drop.eval()
     assert torch.equal(drop(out), out)
+
+
+def test_drop_path_passes_over_the_map_once():
+    drop, x = DropPath(0.25), torch.randn(5, 3, 4, 7)
+    large = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            large.extend([func] * (out.shape == x.shape))
+            return out
+
+    with Count():
+        drop(x)
+    assert large == [torch.ops.aten.mul.Tensor]
 
 
 @pytest.mark.parametrize('rate', [-0.1, 1.0])
