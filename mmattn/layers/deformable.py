@@ -28,7 +28,7 @@ from mmattn.ops.deformable import (
     resize_fixed_bias,
     sample_groups,
 )
-from mmattn.ops.grid import check_convention, query_grid
+from mmattn.ops.grid import CONVENTIONS, query_grid
 
 POSITION_BIASES = ('table', 'log_cpb', 'fixed', 'depthwise', 'none')
 BLOCK_LOGITS = 2 ** 24      # of all heads at once, where the attention of every query is counted
@@ -108,7 +108,7 @@ class DeformableAttention(nn.Module):
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
         check_divides('num_heads', num_heads, 'offset_groups', offset_groups)
-        check_convention(convention)
+        check_choice('convention', convention, CONVENTIONS)
         check_choice('position_bias', position_bias, POSITION_BIASES)
         check_at_least('stride', stride, 1)
         check_at_least('offset_kernel_size', offset_kernel_size, 1)
@@ -122,6 +122,8 @@ class DeformableAttention(nn.Module):
         self.stride = stride
         self.offset_kernel_size = offset_kernel_size
         self.offset_range_factor = offset_range_factor
+        self.offsets = offsets
+        self.table_size = table_size
         self.position_bias = position_bias
         self.convention = convention
         self.attn_drop_rate = attn_drop_rate
@@ -259,4 +261,4 @@ class DeformableAttention(nn.Module):
         return Attended(queries, positions, references, received.unflatten(1, grid) / q.shape[1])
 
     def extra_repr(self) -> str:
-        return arguments_repr(self, 'embed_dims', 'num_heads', 'offset_groups', 'stride', 'position_bias')
+        return arguments_repr(self, 'embed_dims', 'num_heads', 'offset_groups', 'position_bias')

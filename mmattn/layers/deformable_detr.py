@@ -50,6 +50,7 @@ class DeformableDETRAttention(nn.Module):
         self.embed_dims = embed_dims
         self.num_heads = num_heads
         self.num_points = num_points
+        self.map_size = map_size
         self.proj_off = nn.Linear(embed_dims, num_heads * num_points * 2)
         self.proj_att = nn.Linear(embed_dims, num_heads * num_points)
         self.proj_v = nn.Conv2d(embed_dims, embed_dims, 1)

@@ -229,4 +229,4 @@ class BiLevelRoutingAttention(nn.Module):
                         regions=boxes)
 
     def extra_repr(self) -> str:
-        return arguments_repr(self, 'embed_dims', 'num_heads', 'num_windows', 'topk', 'kv_sampling', 'pad')
+        return arguments_repr(self, 'embed_dims', 'num_heads', 'num_windows', 'topk')

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mmattn.errors import ArgumentError
 from mmattn.layers import CrossScaleEmbedding
 
 
@@ -28,9 +29,9 @@ def test_every_scale_sees_the_same_places(size):
 
 
 def test_what_does_not_fit_is_named():
-    with pytest.raises(ValueError, match=r'kernel_sizes=\(4, 7\) must be the stride 4 or larger by an even number'):
+    with pytest.raises(ArgumentError, match=r'kernel_sizes=\(4, 7\) must be the stride 4 or larger by an even number'):
         CrossScaleEmbedding(3, 8, (4, 7), 4)
-    with pytest.raises(ValueError, match=r'kernel_sizes=\(2,\) must be the stride 4'):
+    with pytest.raises(ArgumentError, match=r'kernel_sizes=\(2,\) must be the stride 4'):
         CrossScaleEmbedding(3, 8, (2,), 4)
-    with pytest.raises(ValueError, match=r'out_channels=12 is not divisible by 8, for the 4 kernel_sizes'):
+    with pytest.raises(ArgumentError, match=r'out_channels=12 is not divisible by 8, for the 4 kernel_sizes'):
         CrossScaleEmbedding(3, 12, (4, 8, 16, 32), 4)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmattn.errors import ArgumentError
 from mmattn.layers import MLP, DepthwiseMLP, DropPath, LayerNorm2d, LayerScale
 from mmattn.layers import mlp as mlp_module
 from mmattn.layers.precision import in_float32
@@ -49,6 +50,13 @@ def test_mlp_keeps_no_hidden_channels_and_drops_the_same_ones_in_the_backward_pa
     torch.manual_seed(1)
     hidden = mlp.drop(torch.nn.functional.gelu(mlp.fc1(x.permute(0, 2, 3, 1))))
     assert_same(out, mlp.drop(mlp.fc2(hidden)).permute(0, 3, 1, 2), (x, *mlp.parameters()))
+
+
+def test_a_traced_mlp_serves_maps_of_any_height(monkeypatch):
+    monkeypatch.setitem(mlp_module.BLOCK_HIDDEN, 'cpu', 60)
+    mlp = MLP(6, mlp_ratio=2)
+    traced, x = torch.jit.trace(mlp, torch.randn(1, 6, 7, 3)), torch.randn(2, 6, 4, 5)
+    torch.testing.assert_close(traced(x), mlp(x))
 
 
 @pytest.mark.parametrize('residual', [True, False])
@@ -123,5 +131,5 @@ def test_drop_path_passes_over_the_map_once():
 
 @pytest.mark.parametrize('rate', [-0.1, 1.0])
 def test_drop_path_rate_is_checked(rate):
-    with pytest.raises(ValueError, match=f'rate={rate} is outside'):
+    with pytest.raises(ArgumentError, match=f'rate={rate} is outside'):
         DropPath(rate)
