@@ -140,7 +140,8 @@ def crossformer_backbone(c):
         position_rows=c['img_size'][0] // c['patch_size'][0] // 2 ** i if conditional else None,
         mlp_ratio=c['mlp_ratio'], cooling=c.get('use_acl', False),
     ) for i, depth in enumerate(c['depths'])]
-    backbone = CrossFormer(arch, c['in_chans'], c['patch_size'], c['merge_size'][0])
+    backbone = CrossFormer(arch, c['in_chans'], stem_kernel_sizes=c['patch_size'],
+                           downsample_kernel_sizes=c['merge_size'][0])
     return Subject(backbone, crossformer.translate, lambda x: {f'stage{i}': out for i, out in enumerate(backbone(x))})
 
 

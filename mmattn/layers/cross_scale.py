@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,9 +58,12 @@ class CrossScaleEmbedding(nn.Module):
         bottom, right = (-side % self.stride for side in x.shape[2:])
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom))
-        return torch.cat([conv(x) if kernel <= 2 * self.stride else
-                          centred_convolution(x, conv.weight, conv.bias, self.stride)
-                          for conv, kernel in zip(self.convs, self.kernel_sizes)], 1)
+        return torch.cat([self._convolve(x, conv) for conv in self.convs], 1)
+
+    def _convolve(self, x: Tensor, conv: Any) -> Tensor:
+        if conv.kernel_size[0] <= 2 * self.stride:
+            return conv(x)
+        return centred_convolution(x, conv.weight, conv.bias, self.stride)
 
     def extra_repr(self) -> str:
         return arguments_repr(self, 'in_channels', 'out_channels', 'kernel_sizes', 'stride')

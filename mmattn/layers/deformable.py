@@ -204,13 +204,21 @@ class DeformableAttention(nn.Module):
         """
         if self.position_bias in ('none', 'depthwise'):
             return None
+        if self.position_bias == 'log_cpb':
+            return self._network_bias(queries, size, points)
         points = points.flatten(2, 3)
         if self.position_bias == 'fixed':
             return resize_fixed_bias(self.rpe_table, size[0] * size[1], points.shape[2])[None, :, queries]
-        grid = query_grid(size, self.convention, points.device).to(points.dtype).flatten(0, 1)[queries]
-        if self.position_bias == 'table':
-            return position_bias(self.rpe_table, grid, points)
-        return rearrange(in_float32(self.rpe_mlp, log_displacements(grid, points)), 'b g n k h -> b (g h) n k')
+        return position_bias(self.rpe_table, self._queries(queries, size, points), points)
+
+    def _network_bias(self, queries: slice, size: Sequence[int], points: Tensor) -> Tensor:
+        points = points.flatten(2, 3)
+        displacements = log_displacements(self._queries(queries, size, points), points)
+        return rearrange(in_float32(self.rpe_mlp, displacements), 'b g n k h -> b (g h) n k')
+
+    def _queries(self, queries: slice, size: Sequence[int], points: Tensor) -> Tensor:
+        """(n, 2) where they are, (y, x) normalised."""
+        return query_grid(size, self.convention, points.device).to(points.dtype).flatten(0, 1)[queries]
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.embed_dims, self.proj_v.weight.dtype)
@@ -229,7 +237,7 @@ class DeformableAttention(nn.Module):
         size = q.shape[2:4]
         q, k, v = (t.flatten(2, 3) for t in (q, k, v))
         if self.position_bias == 'log_cpb':
-            out = attention_in_blocks(q, k, v, lambda queries: self.bias(queries, size, points), dropout)
+            out = attention_in_blocks(q, k, v, lambda queries: self._network_bias(queries, size, points), dropout)
         else:
             out = attention(q, k, v, self.bias(slice(None), size, points), dropout)
         return out.unflatten(2, size)

@@ -46,7 +46,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """`norm`, a layer norm, comes before; what it gives is not kept for the backward pass either."""
-        if torch.jit.is_tracing():      # a trace would keep the number of parts, whatever map it gets
+        # a trace would keep the number of parts, whatever map it gets
+        if torch.jit.is_tracing():      # type: ignore[attr-defined]
             return self._feed_forward(x, norm).permute(0, 3, 1, 2)
         batch, _, height, width = x.shape
         size = BLOCK_HIDDEN.get(x.device.type)

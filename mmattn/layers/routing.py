@@ -210,7 +210,7 @@ class BiLevelRoutingAttention(nn.Module):
         q, k = (region_view(t, grid)[0] for t in (q, k))                                    # (Gy, Gx, y, x, C)
         real = None if mask is None else region_view(mask[:1, ..., None], grid)[0]
         places = centers(region, x.device).permute(2, 0, 1)[None]                           # (1, 2, y, x)
-        places = F.adaptive_avg_pool2d(places, k.shape[2:4])[0].flatten(1).T                # in a region, (M, 2)
+        places = F.adaptive_avg_pool2d(places, (k.shape[2], k.shape[3]))[0].flatten(1).T    # in a region, (M, 2)
 
         def keys(row: int, column: int) -> Keys:
             place = row // region[0], column // region[1]
