@@ -33,8 +33,8 @@ class Attention(nn.Module):
         ArgumentError: heads do not divide the channels; unknown `lepe_of`; an even kernel.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int = 8, qkv_bias: bool = False, lepe_kernel_size: int = 0,
-                 lepe_of: str = 'value') -> None:
+    def __init__(self, embed_dims: int, num_heads: int = 8, *, qkv_bias: bool = False,
+                 lepe_kernel_size: int = 0, lepe_of: str = 'value') -> None:
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
         check_choice('lepe_of', lepe_of, ('value', 'input'))

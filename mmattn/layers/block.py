@@ -72,7 +72,7 @@ class AttentionBlock(nn.Module):
     """
 
     def __init__(self, in_channels: int, attention: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-                 embed_dims: int | None = None, mlp_ratio: float = 0.0, drop_path_rate: float = 0.0,
+                 *, embed_dims: int | None = None, mlp_ratio: float = 0.0, drop_path_rate: float = 0.0,
                  layer_scale: float = 0.0) -> None:
         super().__init__()
         attentions = [attention] if isinstance(attention, Mapping) else attention

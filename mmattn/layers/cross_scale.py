@@ -32,7 +32,8 @@ class CrossScaleEmbedding(nn.Module):
             split.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_sizes: Sequence[int], stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_sizes: Sequence[int],
+                 stride: int) -> None:
         super().__init__()
         check_at_least('in_channels', in_channels, 1)
         check_at_least('out_channels', out_channels, 1)

@@ -101,7 +101,7 @@ class DeformableAttention(nn.Module):
         torch.Size([2, 96, 20, 31])
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, offset_groups: int = 1, stride: int = 1,
+    def __init__(self, embed_dims: int, num_heads: int, *, offset_groups: int = 1, stride: int = 1,
                  offset_kernel_size: int = 5, offset_range_factor: float = 2.0, offsets: bool = True,
                  position_bias: str = 'table', table_size: int | Sequence[int] = 14, convention: str = 'dat',
                  attn_drop_rate: float = 0.0, drop_rate: float = 0.0, backend: str | None = None) -> None:

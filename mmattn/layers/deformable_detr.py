@@ -40,8 +40,8 @@ class DeformableDETRAttention(nn.Module):
         ArgumentError: heads do not divide the channels.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, num_points: int = 4, map_size: int | Sequence[int] = 14,
-                 attn_drop_rate: float = 0.0, drop_rate: float = 0.0) -> None:
+    def __init__(self, embed_dims: int, num_heads: int, *, num_points: int = 4,
+                 map_size: int | Sequence[int] = 14, attn_drop_rate: float = 0.0, drop_rate: float = 0.0) -> None:
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
         check_at_least('num_points', num_points, 1)

@@ -70,7 +70,7 @@ class ShortDistanceAttention(nn.Module):
             sizes below 1.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, group_size: int = 7, qkv_bias: bool = True,
+    def __init__(self, embed_dims: int, num_heads: int, *, group_size: int = 7, qkv_bias: bool = True,
                  position_bias: str = 'dynamic', far_groups: str = 'map', backend: str | None = None) -> None:
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
@@ -152,9 +152,9 @@ class LongDistanceAttention(ShortDistanceAttention):
         as in `ShortDistanceAttention`.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, group_size: int = 7, interval: int = 8,
+    def __init__(self, embed_dims: int, num_heads: int, *, group_size: int = 7, interval: int = 8,
                  adaptive_interval: bool = False, **kwargs: Any) -> None:
-        super().__init__(embed_dims, num_heads, group_size, **kwargs)
+        super().__init__(embed_dims, num_heads, group_size=group_size, **kwargs)
         check_at_least('interval', interval, 1)
         self.interval = interval
         self.adaptive_interval = adaptive_interval

@@ -30,7 +30,7 @@ class MLP(nn.Module):
         ArgumentError: a ratio that leaves no hidden channels.
     """
 
-    def __init__(self, embed_dims: int, mlp_ratio: float = 4.0, drop_rate: float = 0.0) -> None:
+    def __init__(self, embed_dims: int, mlp_ratio: float = 4.0, *, drop_rate: float = 0.0) -> None:
         super().__init__()
         check_at_least('embed_dims', embed_dims, 1)
         check_number('mlp_ratio', mlp_ratio)
@@ -75,7 +75,8 @@ class DepthwiseMLP(MLP):
         residual: add the convolution to what it reads, as DAT++ does.
     """
 
-    def __init__(self, embed_dims: int, mlp_ratio: float = 4.0, drop_rate: float = 0.0, residual: bool = True) -> None:
+    def __init__(self, embed_dims: int, mlp_ratio: float = 4.0, *, drop_rate: float = 0.0,
+                 residual: bool = True) -> None:
         super().__init__(embed_dims, mlp_ratio, drop_rate=drop_rate)
         hidden = self.fc1.out_features
         self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)

@@ -38,7 +38,7 @@ class NeighborhoodAttention(nn.Module):
         ArgumentError: heads do not divide the channels; an even or too small kernel.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, kernel_size: int = 7, pad_small: bool = True,
+    def __init__(self, embed_dims: int, num_heads: int, *, kernel_size: int = 7, pad_small: bool = True,
                  attn_drop_rate: float = 0.0, drop_rate: float = 0.0) -> None:
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)

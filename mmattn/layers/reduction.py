@@ -34,8 +34,8 @@ class SpatialReductionAttention(nn.Module):
         ArgumentError: heads do not divide the channels; sr_ratio below 1.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, sr_ratio: int = 1, attn_drop_rate: float = 0.0,
-                 drop_rate: float = 0.0) -> None:
+    def __init__(self, embed_dims: int, num_heads: int, *, sr_ratio: int = 1,
+                 attn_drop_rate: float = 0.0, drop_rate: float = 0.0) -> None:
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
         check_at_least('sr_ratio', sr_ratio, 1)

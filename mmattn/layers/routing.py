@@ -90,7 +90,7 @@ class BiLevelRoutingAttention(nn.Module):
             routing without gradients.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, num_windows: int = 7, topk: int = 4,
+    def __init__(self, embed_dims: int, num_heads: int, *, num_windows: int = 7, topk: int = 4,
                  qk_dims: int | None = None, scale: float | None = None, lepe_kernel_size: int = 5,
                  out_proj: bool = True, kv_sampling: str = 'identity', kv_size: int = 4, param_routing: bool = False,
                  diff_routing: bool = False, soft_routing: bool = False, pad: str = 'before',

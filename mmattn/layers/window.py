@@ -50,8 +50,8 @@ class LocalAttention(nn.Module):
         ArgumentError: heads do not divide the channels, or the shift is out of range.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7, attn_drop_rate: float = 0.0,
-                 drop_rate: float = 0.0, shift_size: int = 0) -> None:
+    def __init__(self, embed_dims: int, num_heads: int, *, window_size: int = 7,
+                 attn_drop_rate: float = 0.0, drop_rate: float = 0.0, shift_size: int = 0) -> None:
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
         check_at_least('window_size', window_size, 1)
@@ -145,6 +145,6 @@ class ShiftedWindowAttention(LocalAttention):
     -100 added to their logit.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, window_size: int = 7, **kwargs: float) -> None:
+    def __init__(self, embed_dims: int, num_heads: int, *, window_size: int = 7, **kwargs: float) -> None:
         check_at_least('window_size', window_size, 2)
-        super().__init__(embed_dims, num_heads, window_size, shift_size=(window_size + 1) // 2, **kwargs)
+        super().__init__(embed_dims, num_heads, window_size=window_size, shift_size=(window_size + 1) // 2, **kwargs)

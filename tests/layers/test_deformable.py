@@ -115,7 +115,7 @@ def test_low_precision_output_is_close_and_trains(options):
 
 
 def test_dropout_of_weights_only_in_training():
-    layer = DeformableAttention(12, 6, 3, attn_drop_rate=0.5)
+    layer = DeformableAttention(12, 6, offset_groups=3, attn_drop_rate=0.5)
     x = torch.randn(1, 12, 5, 6)
     assert not torch.equal(layer(x), layer(x))
     layer.eval()

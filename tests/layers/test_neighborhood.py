@@ -41,6 +41,6 @@ def test_padding_of_small_maps_takes_part():
 @pytest.mark.parametrize('kernel_size', [1, 4, -3])
 def test_bad_arguments_are_named(kernel_size):
     with pytest.raises(ArgumentError, match=f'kernel_size={kernel_size} must be odd and at least 3'):
-        NeighborhoodAttention(6, 3, kernel_size)
+        NeighborhoodAttention(6, 3, kernel_size=kernel_size)
     with pytest.raises(ArgumentError, match='embed_dims=10 is not divisible by num_heads=3'):
         NeighborhoodAttention(10, 3)

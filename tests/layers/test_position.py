@@ -63,7 +63,7 @@ def test_lepe_is_a_convolution_of_each_channel():
 @pytest.mark.parametrize(('make', 'call'), [
     (lambda: DynamicPositionBias(5, 3), lambda m: m((2, 4))), (lambda: PositionBiasTable(3, 2), lambda m: m((2, 4))),
     (lambda: ConditionalPositionEncoding(3, rows=2), lambda m: m(torch.ones(1, 3, 4, 5))),
-    (lambda: ShortDistanceAttention(8, 2, 3), lambda m: m(torch.linspace(0, 1, 384).view(1, 8, 6, 8)))])
+    (lambda: ShortDistanceAttention(8, 2, group_size=3), lambda m: m(torch.linspace(0, 1, 384).view(1, 8, 6, 8)))])
 @pytest.mark.parametrize('grad', [False, True])
 def test_no_call_remembers_parameters(make, call, grad):
     """Swapped in ways that no version counter sees, as moving averages of weights are."""
@@ -86,7 +86,7 @@ def test_no_call_remembers_parameters(make, call, grad):
 
 @pytest.mark.parametrize(('make', 'call'), [
     (lambda: DynamicPositionBias(5, 3), lambda m: m((2, 4))),
-    (lambda: ShortDistanceAttention(8, 2, 3), lambda m: m(torch.ones(1, 8, 6, 8)))])
+    (lambda: ShortDistanceAttention(8, 2, group_size=3), lambda m: m(torch.ones(1, 8, 6, 8)))])
 def test_parameters_made_in_inference_mode_serve(make, call):
     with torch.inference_mode():
         m = make()

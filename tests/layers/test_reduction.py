@@ -29,6 +29,6 @@ def test_equals_the_formula_with_gradients(size, sr_ratio):
 
 def test_bad_arguments_are_named():
     with pytest.raises(ArgumentError, match='sr_ratio=0 must be at least 1'):
-        SpatialReductionAttention(8, 2, 0)
+        SpatialReductionAttention(8, 2, sr_ratio=0)
     with pytest.raises(ArgumentError, match='embed_dims=10 is not divisible by num_heads=3'):
         SpatialReductionAttention(10, 3)

@@ -215,7 +215,7 @@ def test_a_layer_of_ones_own_is_recorded_by_what_it_says():
 
 
 def test_a_compiled_layer_is_recorded_once():
-    layer = torch.compile(layers.LocalAttention(8, 2, 3), backend='eager')
+    layer = torch.compile(layers.LocalAttention(8, 2, window_size=3), backend='eager')
     with record_attention(layer) as records:
         layer(torch.randn(1, 8, 5, 7))
     assert [r.kind for r in records] == ['LocalAttention']
