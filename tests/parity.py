@@ -33,8 +33,9 @@ def dat_attention(c):
     if not c['use_pe'] or (c['no_off'] and v2):
         position_bias = 'none'
     layer = DeformableAttention(
-        c['num_heads'] * c['head_dim'], c['num_heads'], c['num_groups'], c['stride'], c['kernel_size'],
-        c['offset_range_factor'], not c['no_off'], position_bias, c['table_size'], 'dat_pp' if v2 else 'dat')
+        c['num_heads'] * c['head_dim'], c['num_heads'], offset_groups=c['num_groups'], stride=c['stride'],
+        offset_kernel_size=c['kernel_size'], offset_range_factor=c['offset_range_factor'], offsets=not c['no_off'],
+        position_bias=position_bias, table_size=c['table_size'], convention='dat_pp' if v2 else 'dat')
 
     def run(x):
         points, _ = layer.sampling_points(layer.proj_q(x))
@@ -44,8 +45,8 @@ def dat_attention(c):
 
 
 def ddetr_attention(c):
-    layer = DeformableDETRAttention(c['num_heads'] * c['head_dim'], c['num_heads'], c['points_per_query'],
-                                    c['table_size'])
+    layer = DeformableDETRAttention(c['num_heads'] * c['head_dim'], c['num_heads'], num_points=c['points_per_query'],
+                                    map_size=c['table_size'])
     return Subject(layer, dat.translate_attention, lambda x: dict(out=layer(x)))
 
 
@@ -87,7 +88,7 @@ def routing_options(c, mode, kv_per_win, kv_ratio):
 
 def routing_layer(c, pad):
     return BiLevelRoutingAttention(
-        c['dim'], c.get('num_heads', 8), c.get('n_win', 7), c['topk'], c.get('qk_dim'),
+        c['dim'], c.get('num_heads', 8), num_windows=c.get('n_win', 7), topk=c['topk'], qk_dims=c.get('qk_dim'),
         lepe_kernel_size=c.get('side_dwconv', 3), pad=pad, **routing_options(
             c, c.get('kv_downsample_mode', 'identity'), c.get('kv_per_win', 4), c.get('kv_downsample_ratio', 4)))
 

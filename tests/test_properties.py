@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mmattn import backbones, layers, necks
 from mmattn.layers.block import ATTENTIONS
 from mmattn.layers.deformable import POSITION_BIASES
-from mmattn.layers.routing import KV_SAMPLINGS
+from mmattn.layers.sampling import KV_SAMPLINGS
 
 pytestmark = [pytest.mark.filterwarnings('ignore:topk='), pytest.mark.filterwarnings('ignore:TF32')]
 
@@ -230,11 +230,13 @@ deformable = dict(
     stride=st.integers(1, 9), offset_kernel_size=st.integers(1, 9), offset_range_factor=st.floats(-3, 6),
     offsets=st.booleans(), position_bias=st.sampled_from(POSITION_BIASES))
 grouped = dict(group_size=st.integers(1, 9), qkv_bias=st.booleans(), far_groups=st.sampled_from(['map', 'block']),
+               backend=st.sampled_from([None, 'views', 'reference']),
                position_bias=st.sampled_from(['dynamic', 'table', 'none']))
 routing = dict(
     scale=st.none() | st.floats(0.1, 2), out_proj=st.booleans(), kv_sampling=st.sampled_from(KV_SAMPLINGS),
     kv_size=st.integers(1, 5), param_routing=st.booleans(), diff_routing=st.booleans(), soft_routing=st.booleans(),
-    pad=st.sampled_from(['before', 'after']), mask_padding=st.booleans())
+    pad=st.sampled_from(['before', 'after']), mask_padding=st.booleans(),
+    backend=st.sampled_from([None, 'gathered']))
 lepe = st.sampled_from([0, 1, 3, 5])
 ARGUMENTS = {
     'Attention': heads(some(qkv_bias=st.booleans(), lepe_kernel_size=lepe,

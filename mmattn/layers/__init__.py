@@ -1,7 +1,9 @@
 """Modules that own weights, (B, C, H, W) in and out; each works alone in any network, with torch and einops only.
 
-Arguments and maps that do not fit raise a ValueError that names them.
+Arguments and maps that do not fit raise an ArgumentError, a ValueError, that names them. Attention layers say what they
+attend to: `layer.attended(x, pixels)`, see `mmattn.layers.attended`.
 """
+from mmattn.layers.attended import Attended, Attends, Keys
 from mmattn.layers.attention import Attention
 from mmattn.layers.block import AttentionBlock
 from mmattn.layers.cross_scale import CrossScaleEmbedding
@@ -18,8 +20,8 @@ from mmattn.layers.routing import BiLevelRoutingAttention
 from mmattn.layers.scale import LayerScale, layer_scale
 from mmattn.layers.window import LocalAttention, ShiftedWindowAttention
 
-__all__ = ['MLP', 'Attention', 'AttentionBlock', 'BiLevelRoutingAttention', 'ConditionalPositionEncoding',
-           'CrossScaleEmbedding', 'DeformableAttention', 'DeformableDETRAttention', 'DepthwiseMLP', 'DropPath',
-           'DynamicPositionBias', 'LayerNorm2d', 'LayerScale', 'LocalAttention', 'LongDistanceAttention',
-           'NeighborhoodAttention', 'ShiftedWindowAttention', 'ShortDistanceAttention', 'SpatialReductionAttention',
-           'layer_scale']
+__all__ = ['MLP', 'Attended', 'Attends', 'Attention', 'AttentionBlock', 'BiLevelRoutingAttention',
+           'ConditionalPositionEncoding', 'CrossScaleEmbedding', 'DeformableAttention', 'DeformableDETRAttention',
+           'DepthwiseMLP', 'DropPath', 'DynamicPositionBias', 'Keys', 'LayerNorm2d', 'LayerScale', 'LocalAttention',
+           'LongDistanceAttention', 'NeighborhoodAttention', 'ShiftedWindowAttention', 'ShortDistanceAttention',
+           'SpatialReductionAttention', 'layer_scale']

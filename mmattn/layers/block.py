@@ -1,8 +1,10 @@
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from mmattn.checks import check_at_least, check_map, check_number, check_rate
+from mmattn.errors import ArgumentError
 from mmattn.layers.attention import Attention
 from mmattn.layers.deformable import DeformableAttention
 from mmattn.layers.deformable_detr import DeformableDETRAttention
@@ -16,50 +18,52 @@ from mmattn.layers.routing import BiLevelRoutingAttention
 from mmattn.layers.scale import layer_scale as make_layer_scale
 from mmattn.layers.window import LocalAttention, ShiftedWindowAttention
 
-ATTENTIONS = {layer.__name__: layer for layer in (
+ATTENTIONS: dict[str, type[nn.Module]] = {layer.__name__: layer for layer in (
     Attention, BiLevelRoutingAttention, DeformableAttention, DeformableDETRAttention, LocalAttention,
     LongDistanceAttention, NeighborhoodAttention, ShiftedWindowAttention, ShortDistanceAttention,
     SpatialReductionAttention)}
 
 
-def build_attention(embed_dims, attention):
+def build_attention(embed_dims: int, attention: Mapping[str, Any]) -> nn.Module:
     """A layer from its description.
 
     Args:
-        embed_dims (int): channels.
-        attention (dict): `type`, a key of `ATTENTIONS` (with or without 'mmattn.' before it), and the layer's arguments
+        embed_dims: channels.
+        attention: `type`, a key of `ATTENTIONS` (with or without 'mmattn.' before it), and the layer's arguments
             without `embed_dims`.
 
     Raises:
-        ValueError: the type is unknown, or the layer refuses its arguments.
+        ArgumentError: the type is unknown, or the layer refuses its arguments.
     """
     if not isinstance(attention, Mapping):
-        raise ValueError(f'attention={attention!r} is no dict of a layer\'s type and arguments')
+        raise ArgumentError(f'attention={attention!r} is no dict of a layer\'s type and arguments')
     arguments = dict(attention)
     kind = str(arguments.pop('type', None)).removeprefix('mmattn.')
     if kind not in ATTENTIONS:
-        raise ValueError(f'attention type={kind!r} is unknown; choose one of {", ".join(ATTENTIONS)}')
+        raise ArgumentError(f'attention type={kind!r} is unknown; choose one of {", ".join(ATTENTIONS)}')
     return ATTENTIONS[kind](embed_dims, **arguments)
 
 
 class AttentionBlock(nn.Module):
-    """Attention layers one after another, each as x + attention(norm(x)), then x + mlp(norm(x)) if there is an MLP.
+    """Attention layers one after another, then an MLP if there is one, each of them as::
+
+        x = x + DropPath(scale * branch(LayerNorm(x)))
 
     With `layer_scale` close to zero it starts as the identity, so that it can be added to a trained network.
 
     Args:
-        in_channels (int): channels C.
-        attention (dict | Sequence[dict]): the layers, see `build_attention`.
-        embed_dims (int | None): channels of attention, projected from C and back to it; None for C, not projected.
-        mlp_ratio (float): hidden channels of the MLP / channels; 0 for no MLP.
-        drop_path_rate (float): stochastic depth of every branch.
-        layer_scale (float): first value of a factor per channel on every branch; 0 for none.
+        in_channels: channels C.
+        attention: the layer, or the layers, see `build_attention`.
+        embed_dims: channels of attention, projected from C and back to it; None for C, not projected.
+        mlp_ratio: hidden channels of the MLP / channels; 0 for no MLP.
+        drop_path_rate: stochastic depth of every branch.
+        layer_scale: first value of a factor per channel on every branch; 0 for none.
 
     Shapes:
         (B, C, H, W) -> (B, C, H, W)
 
     Raises:
-        ValueError: no attention, a layer that is no attention, or arguments that it refuses.
+        ArgumentError: no attention, a layer that is no attention, or arguments that it refuses.
 
     Example:
         >>> block = AttentionBlock(64, dict(type='BiLevelRoutingAttention', num_heads=2), mlp_ratio=4.0)
@@ -67,11 +71,13 @@ class AttentionBlock(nn.Module):
         torch.Size([1, 64, 20, 31])
     """
 
-    def __init__(self, in_channels, attention, embed_dims=None, mlp_ratio=0.0, drop_path_rate=0.0, layer_scale=0.0):
+    def __init__(self, in_channels: int, attention: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+                 *, embed_dims: int | None = None, mlp_ratio: float = 0.0, drop_path_rate: float = 0.0,
+                 layer_scale: float = 0.0) -> None:
         super().__init__()
         attentions = [attention] if isinstance(attention, Mapping) else attention
         if not attentions or not isinstance(attentions, Sequence):
-            raise ValueError(f'attention={attention!r} has no layer')
+            raise ArgumentError(f'attention={attention!r} has no layer')
         check_at_least('in_channels', in_channels, 1)
         if embed_dims is not None:
             check_at_least('embed_dims', embed_dims, 1)
@@ -86,14 +92,17 @@ class AttentionBlock(nn.Module):
         self.scales = nn.ModuleList(make_layer_scale(in_channels, layer_scale) for _ in branches)
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.in_channels, self.norms[0].weight.dtype)
         for branch, norm, scale in zip(self.branches, self.norms, self.scales):
             x = x + self.drop_path(scale(branch(norm(x))))
         return x
 
+    def extra_repr(self) -> str:
+        return f'in_channels={self.in_channels}'
 
-def _projected(in_channels, embed_dims, attention):
+
+def _projected(in_channels: int, embed_dims: int | None, attention: Mapping[str, Any]) -> nn.Module:
     if embed_dims is None:
         return build_attention(in_channels, attention)
     return nn.Sequential(nn.Conv2d(in_channels, embed_dims, 1), build_attention(embed_dims, attention),

@@ -1,42 +1,54 @@
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mmattn.checks import check_at_least, check_number, check_rate
+from mmattn.errors import ArgumentError
+from mmattn.layers.describe import arguments_repr
 
 BLOCK_HIDDEN = {'cpu': 2 ** 20}     # hidden numbers at once, so that they stay in the cache; other devices: all
 
 
 class MLP(nn.Module):
-    """Two linear maps with GELU between, on every pixel of a (B, C, H, W) map.
+    """Two linear maps with GELU between, on every pixel of a (B, C, H, W) map::
+
+        y = W_2 GELU(W_1 x)
 
     Hidden channels, several times as many as the map has, are made for a few rows at a time and made again in the
     backward pass.
 
     Args:
-        embed_dims (int): channels C in and out.
-        mlp_ratio (float): hidden channels / C.
-        drop_rate (float): dropout after each linear map.
+        embed_dims: channels C in and out.
+        mlp_ratio: hidden channels / C.
+        drop_rate: dropout after each linear map.
+
+    Shapes:
+        (B, C, H, W) -> (B, C, H, W)
 
     Raises:
-        ValueError: a ratio that leaves no hidden channels.
+        ArgumentError: a ratio that leaves no hidden channels.
     """
 
-    def __init__(self, embed_dims, mlp_ratio=4.0, drop_rate=0.0):
+    def __init__(self, embed_dims: int, mlp_ratio: float = 4.0, *, drop_rate: float = 0.0) -> None:
         super().__init__()
         check_at_least('embed_dims', embed_dims, 1)
         check_number('mlp_ratio', mlp_ratio)
         check_rate('drop_rate', drop_rate)
         hidden = int(embed_dims * mlp_ratio)
         if hidden < 1:
-            raise ValueError(f'mlp_ratio={mlp_ratio} leaves no hidden channels of embed_dims={embed_dims}')
+            raise ArgumentError(f'mlp_ratio={mlp_ratio} leaves no hidden channels of embed_dims={embed_dims}')
+        self.embed_dims = embed_dims
+        self.mlp_ratio = mlp_ratio
         self.fc1 = nn.Linear(embed_dims, hidden)
         self.fc2 = nn.Linear(hidden, embed_dims)
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x, norm=None):
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """`norm`, a layer norm, comes before; what it gives is not kept for the backward pass either."""
+        # a trace would keep the number of parts, whatever map it gets
+        if torch.jit.is_tracing():      # type: ignore[attr-defined]
+            return self._feed_forward(x, norm).permute(0, 3, 1, 2)
         batch, _, height, width = x.shape
         size = BLOCK_HIDDEN.get(x.device.type)
         rows = max(1, size // max(1, batch * width * self.fc1.out_features)) if size else height
@@ -44,27 +56,33 @@ class MLP(nn.Module):
                  for part in x.split(rows, 2)]
         return torch.cat(parts, 1).permute(0, 3, 1, 2)
 
-    def _feed_forward(self, x, norm):
+    def _feed_forward(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         """(B, C, H, W) -> (B, H, W, C)."""
         x = (norm(x) if norm else x).permute(0, 2, 3, 1)
         return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
 
+    def extra_repr(self) -> str:
+        return arguments_repr(self, 'embed_dims', 'mlp_ratio')
+
 
 class DepthwiseMLP(MLP):
-    """MLP with a 3 x 3 depth-wise convolution before GELU (DAT++, section 3.4).
+    """MLP with a 3 x 3 depth-wise convolution before GELU (DAT++, section 3.4)::
+
+        y = W_2 GELU(u + convolution of u)      u = W_1 x; without `residual`, the convolution alone
 
     Args:
         embed_dims, mlp_ratio, drop_rate: as in `MLP`.
-        residual (bool): add the convolution to what it reads, as DAT++ does.
+        residual: add the convolution to what it reads, as DAT++ does.
     """
 
-    def __init__(self, embed_dims, mlp_ratio=4.0, drop_rate=0.0, residual=True):
-        super().__init__(embed_dims, mlp_ratio, drop_rate)
+    def __init__(self, embed_dims: int, mlp_ratio: float = 4.0, *, drop_rate: float = 0.0,
+                 residual: bool = True) -> None:
+        super().__init__(embed_dims, mlp_ratio, drop_rate=drop_rate)
         hidden = self.fc1.out_features
         self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.residual = residual
 
-    def forward(self, x, norm=None):
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         x = self.fc1((norm(x) if norm else x).permute(0, 2, 3, 1))
         y = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x = self.drop(F.gelu(x + y if self.residual else y))

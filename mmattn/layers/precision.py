@@ -1,14 +1,18 @@
+from contextlib import nullcontext
+
 import torch
+from torch import Tensor, nn
 from torch.func import functional_call
 
 
-def in_float32(module, x):
+def in_float32(module: nn.Module, x: Tensor) -> Tensor:
     """Apply a module in float32 whatever autocast or the dtype of its weights say; float64 stays as it is.
 
     Returns:
-        Tensor: at least float32.
+        at least float32.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    device = x.device.type      # the meta device has no autocast, and PyTorch refuses to switch it off
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
         if all(p.dtype in (torch.float32, torch.float64) for p in module.parameters()):
             return module(x.to(torch.promote_types(x.dtype, torch.float32)))
         weights = {name: p.float() for name, p in module.named_parameters()}

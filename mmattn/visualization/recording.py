@@ -5,14 +5,17 @@ Positions are (x, y) in pixels of the image as it was before resizing, flipping 
 """
 import math
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mmattn.errors import ArgumentError
+from mmattn.layers import Attends
 from mmattn.ops.padding import content_sizes, images_by_size
-from mmattn.visualization.look import look
 
 
 @dataclass
@@ -20,43 +23,50 @@ class Frame:
     """From pixels of a map to pixels of the image and back.
 
     Args:
-        stride (float): pixels of the model's input per pixel of the map.
-        scale (tuple[float, float]): input pixels per image pixel, (x, y).
-        size (tuple[int, int]): (height, width) of the image.
-        flip (str | None): 'horizontal', 'vertical', 'diagonal', or None.
+        stride: pixels of the model's input per pixel of the map.
+        scale: input pixels per image pixel, (x, y).
+        size: (height, width) of the image; None where nothing is flipped and no pixel asked for.
+        flip: 'horizontal', 'vertical', 'diagonal', or None.
     """
     stride: float
-    scale: tuple = (1.0, 1.0)
-    size: tuple | None = None
+    scale: tuple[float, float] = (1.0, 1.0)
+    size: tuple[int, int] | None = None
     flip: str | None = None
 
-    def to_image(self, positions):
+    def to_image(self, positions: Tensor) -> Tensor:
         """(..., 2) (y, x) in pixels of the map -> (..., 2) (x, y) in pixels of the image."""
         positions = positions.flip(-1).double() * self.stride / positions.new_tensor(self.scale, dtype=torch.double)
         return self._flipped(positions).float()
 
-    def to_map(self, positions):
+    def to_map(self, positions: Tensor | Sequence[float]) -> Tensor:
         """(..., 2) (x, y) in pixels of the image -> (..., 2) (y, x) in pixels of the map."""
         scale = torch.tensor(self.scale, dtype=torch.double) / self.stride
         return (self._flipped(torch.as_tensor(positions, dtype=torch.double)) * scale).flip(-1)
 
-    def pixel(self, position, size):
+    def pixel(self, position: Sequence[float], size: Sequence[int]) -> tuple[int, int]:
         """(row, column) of the pixel of a map of `size` (H, W) in which a position (x, y) of the image lies.
 
         Raises:
-            ValueError: it lies outside the image.
+            ArgumentError: it lies outside the image.
         """
-        if not (0 <= position[0] <= self.size[1] and 0 <= position[1] <= self.size[0]):
-            raise ValueError(f'query (x, y) = ({position[0]:g}, {position[1]:g}) is outside the image, which is '
-                             f'{self.size[1]} pixels wide and {self.size[0]} high')
-        return tuple(min(int(at), side - 1) for at, side in zip(self.to_map(position).tolist(), size))
+        height, width = self._sides()
+        if not (0 <= position[0] <= width and 0 <= position[1] <= height):
+            raise ArgumentError(f'query (x, y) = ({position[0]:g}, {position[1]:g}) is outside the image, which is '
+                                f'{width} pixels wide and {height} high')
+        row, column = (min(int(at), side - 1) for at, side in zip(self.to_map(position).tolist(), size))
+        return row, column
 
-    def _flipped(self, positions):
+    def _sides(self) -> tuple[int, int]:
+        if self.size is None:
+            raise ArgumentError('size=None; flips and pixels need the (height, width) of the image')
+        return self.size
+
+    def _flipped(self, positions: Tensor) -> Tensor:
         x, y = positions.unbind(-1)
         if self.flip in ('horizontal', 'diagonal'):
-            x = self.size[1] - x
+            x = self._sides()[1] - x
         if self.flip in ('vertical', 'diagonal'):
-            y = self.size[0] - y
+            y = self._sides()[0] - y
         return torch.stack([x, y], -1)
 
 
@@ -65,13 +75,13 @@ class Query:
     """What one query attends to.
 
     Args:
-        position (tuple[float, float]): (x, y) that was asked for.
-        box (tuple[float, float, float, float]): (left, top, right, bottom) of the pixel of the map that it is in.
-        keys (Tensor): (h, K, 2) positions (x, y) of the keys of each head; those of padding lie outside the image.
-        weights (Tensor): (h, K) attention weights.
+        position: (x, y) that was asked for.
+        box: (left, top, right, bottom) of the pixel of the map that it is in.
+        keys: (h, K, 2) positions (x, y) of the keys of each head; those of padding lie outside the image.
+        weights: (h, K) attention weights.
     """
-    position: tuple
-    box: tuple
+    position: tuple[float, float]
+    box: tuple[float, float, float, float]
     keys: Tensor
     weights: Tensor
 
@@ -81,28 +91,28 @@ class Record:
     """What one attention layer looked at in one image. All tensors are on the CPU.
 
     Args:
-        layer (str): address of the layer in the model, 'backbone.stages.2.blocks.1.attn'.
-        kind (str): its class.
-        image (int): which image of the batch.
-        size (tuple[int, int]): (H, W) of its map.
-        frame (Frame): from its map to the image.
-        queries (list[Query]): one for each query asked for.
-        points (Tensor | None): (G, Hk, Wk, 2) sampled points (x, y) of deformable attention, of each offset group.
-        references (Tensor | None): (Hk, Wk, 2) where the points would be without offsets.
-        received (Tensor | None): (h, Hk, Wk) attention that each point receives, the mean over all queries; sums to 1
+        layer: address of the layer in the model, 'backbone.stages.2.blocks.1.attn'.
+        kind: its class.
+        image: which image of the batch.
+        size: (H, W) of its map.
+        frame: from its map to the image.
+        queries: one for each query asked for.
+        points: (G, Hk, Wk, 2) sampled points (x, y) of deformable attention, of each offset group.
+        references: (Hk, Wk, 2) where the points would be without offsets.
+        received: (h, Hk, Wk) attention that each point receives, the mean over all queries; sums to 1
             over the points of a head.
-        routes (Tensor | None): (Gy, Gx, k) numbers, row by row, of the regions that each region attends to in bi-level
+        routes: (Gy, Gx, k) numbers, row by row, of the regions that each region attends to in bi-level
             routing attention.
-        scores (Tensor | None): (Gy, Gx, k) logits of the routes.
-        regions (Tensor | None): (Gy, Gx, 4) the regions, (left, top, right, bottom).
-        groups (Tensor | None): (H, W) number of the near or far group, or of the window, that a pixel of the map is in.
+        scores: (Gy, Gx, k) logits of the routes.
+        regions: (Gy, Gx, 4) the regions, (left, top, right, bottom).
+        groups: (H, W) number of the near or far group, or of the window, that a pixel of the map is in.
     """
     layer: str
     kind: str
     image: int
-    size: tuple
+    size: tuple[int, int]
     frame: Frame
-    queries: list = field(default_factory=list)
+    queries: list[Query] = field(default_factory=list)
     points: Tensor | None = None
     references: Tensor | None = None
     received: Tensor | None = None
@@ -112,50 +122,52 @@ class Record:
     groups: Tensor | None = None
 
     @property
-    def stage(self):
+    def stage(self) -> int | None:
         """Number of the stage in a backbone, from 0; None elsewhere."""
         found = re.search(r'\bstages\.(\d+)', self.layer)
         return int(found[1]) if found else None
 
     @property
-    def title(self):
+    def title(self) -> str:
         """'stage 3, block 2: DeformableAttention', or the address of the layer and its class."""
         found = re.search(r'\bstages\.(\d+)\.blocks\.(\d+)', self.layer)
         place = f'stage {int(found[1]) + 1}, block {int(found[2]) + 1}' if found else self.layer
         return f'{place}: {self.kind}' if place else self.kind
 
     @property
-    def stride(self):
+    def stride(self) -> float:
         """Pixels of the model's input per pixel of the map."""
         return self.frame.stride
 
     @property
-    def offsets(self):
+    def offsets(self) -> Tensor | None:
         """(G, Hk, Wk, 2) how far each point is from its reference, (x, y) in pixels of the image."""
-        return None if self.points is None else self.points - self.references
+        return None if self.points is None or self.references is None else self.points - self.references
 
 
 @contextmanager
-def record_attention(model, queries=(), layers='', top=None, images=None):
+def record_attention(model: nn.Module, queries: Sequence[tuple[float, float]] = (), layers: str = '',
+                     top: int | None = None, images: Sequence[int] | None = None) -> Iterator[list[Record]]:
     """Record what the attention layers of a model look at while it runs in this context.
 
     Nothing is added to the model but hooks, which are removed at the end; outputs stay as they are to the bit. A
     compiled model runs uncompiled meanwhile.
 
     Args:
-        model (nn.Module): a detector, a segmentor, a backbone, or anything else with layers of ours in it.
-        queries (Sequence[tuple[float, float]]): (x, y) in pixels of the image, whose keys and weights are wanted.
-        layers (str): regular expression that the address of a layer must match somewhere; all of them match ''.
-        top (int | None): keep only so many keys of a query and head, those with the largest weights.
-        images (Sequence[int] | None): which images of the batch; None for all.
+        model: a detector, a segmentor, a backbone, or anything else with layers in it that say what they attend to
+            (`mmattn.layers.Attends`), as all attention of ours does.
+        queries: (x, y) in pixels of the image, whose keys and weights are wanted.
+        layers: regular expression that the address of a layer must match somewhere; all of them match ''.
+        top: keep only so many keys of a query and head, those with the largest weights.
+        images: which images of the batch; None for all.
 
     Yields:
-        list[Record]: filled while the model runs, one for each layer and image, in the order in which layers run. With
+        records, filled while the model runs, one for each layer and image, in the order in which layers run. With
         `data_samples` as mmdet's and mmseg's models get them, positions are in pixels of the original image, otherwise
         in those of the model's input.
 
     Raises:
-        ValueError: no layer of ours matches; a query outside the image; a model that cuts its input into pieces.
+        ArgumentError: no such layer matches; a query outside the image; a model that cuts its input into pieces.
 
     Example:
         >>> backbone = DAT(arch='tiny')
@@ -164,32 +176,33 @@ def record_attention(model, queries=(), layers='', top=None, images=None):
         >>> records[4].layer, records[4].kind, tuple(records[5].points.shape)
         ('stages.2.blocks.0.attn', 'LocalAttention', (3, 13, 20, 2))
     """
-    known = tuple(kind for kind in look.registry if kind is not object)
     named = {name.replace('_orig_mod.', ''): module for name, module in model.named_modules()}
-    chosen = {name: module for name, module in named.items() if isinstance(module, known) and re.search(layers, name)}
+    found = {name: module for name, module in named.items() if issubclass(type(module), Attends)}
+    chosen = {name: module for name, module in found.items() if re.search(layers, name)}
     if not chosen:
-        found = [name for name, module in named.items() if isinstance(module, known)]
-        raise ValueError(f'layers={layers!r} matches no attention layer of {type(model).__name__}; it has '
-                         f'{", ".join(found) or "none of mmattn"}')
+        raise ArgumentError(f'layers={layers!r} matches no attention layer of {type(model).__name__}; it has '
+                            f'{", ".join(found) or "none of mmattn"}')
     strides = {f'{name}.stages.{i}.'.lstrip('.'): stride for name, module in named.items()
                for i, stride in enumerate(getattr(module, 'stage_strides', ()))}
     cut = {name: module for name, module in named.items() if getattr(module, 'cut_padding', False)}
-    records, seen, parts = [], {}, {}
+    records: list[Record] = []
+    seen: dict[str, Any] = {}
+    parts: dict[str, list[tuple[tuple[int, int], list[int]]]] = {}
 
-    def note_parts(module, args):
+    def note_parts(module: nn.Module, args: tuple[Any, ...]) -> None:
         """A backbone that cuts padding off runs its layers for the images of each size in turn."""
         for name in chosen:
             if any(backbone is module and name.startswith(start) for start, backbone in cut.items()):
                 parts[name] = list(images_by_size(content_sizes(args[0])).items())
 
-    def note_input(module, args, kwargs):
+    def note_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         values = [*args, *kwargs.values()]
         seen['input'] = next((tuple(v.shape[2:]) for v in values if isinstance(v, Tensor) and v.dim() == 4), None)
         samples = next((v for v in values if isinstance(v, (list, tuple)) and v and hasattr(v[0], 'metainfo')), ())
         seen['metas'] = [sample.metainfo for sample in samples]
 
-    def record(name):
-        def hook(module, args, output):
+    def record(name: str) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[Any, ...], output: object) -> None:
             if torch._C._current_graph_task_id() != -1:     # gradient checkpointing computes it a second time
                 return
             x = args[0].detach()
@@ -215,46 +228,51 @@ def record_attention(model, queries=(), layers='', top=None, images=None):
             handle.remove()
 
 
-def _is_compiled(model):
+def _is_compiled(model: nn.Module) -> bool:
     return any(hasattr(module, '_orig_mod') or getattr(module, '_compiled_call_impl', None) is not None
                for module in model.modules())
 
 
-def _frame(input_size, meta, size, stride, name):
+def _frame(input_size: tuple[int, int], meta: Mapping[str, Any], size: tuple[int, int], stride: float | None,
+           name: str) -> Frame:
     if stride is None:      # a network that does not say; its maps shrink by halves
         stride = 2 ** round(math.log2(max(whole / part for whole, part in zip(input_size, size))))
     elif any(abs(side * stride - whole) >= stride for side, whole in zip(size, input_size)):
-        raise ValueError(f'{name} reads {size[0]} x {size[1]} pixels with stride {stride} of an input of '
-                         f"{input_size[0]} x {input_size[1]}: the model cuts it into pieces, as mmseg's "
-                         "test_cfg.mode='slide' does, and does not say where; record with mode='whole'")
-    return Frame(stride, tuple(meta.get('scale_factor', (1.0, 1.0))), tuple(meta.get('ori_shape', input_size))[:2],
+        raise ArgumentError(f'{name} reads {size[0]} x {size[1]} pixels with stride {stride} of an input of '
+                            f"{input_size[0]} x {input_size[1]}: the model cuts it into pieces, as mmseg's "
+                            "test_cfg.mode='slide' does, and does not say where; record with mode='whole'")
+    scale_x, scale_y = meta.get('scale_factor', (1.0, 1.0))
+    height, width = meta.get('ori_shape', input_size)[:2]
+    return Frame(stride, (scale_x, scale_y), (height, width),
                  meta.get('flip_direction', 'horizontal') if meta.get('flip') else None)
 
 
-def _record(layer, x, name, image, frame, queries, top):
-    size = tuple(x.shape[2:])
+def _record(layer: Attends, x: Tensor, name: str, image: int, frame: Frame, queries: Sequence[tuple[float, float]],
+            top: int | None) -> Record:
+    size = x.shape[2], x.shape[3]
     pixels = [frame.pixel(query, size) for query in queries]
-    seen = look(layer, x, pixels)
+    seen = layer.attended(x, pixels)
     record = Record(name, type(layer).__name__, image, size, frame, received=_cpu(seen.received),
                     routes=_cpu(seen.routes), scores=_cpu(seen.scores), groups=_cpu(seen.groups))
-    if seen.points is not None:
-        record.points, record.references = (frame.to_image(t.cpu()) for t in (seen.points, seen.references))
+    record.points, record.references = (None if t is None else frame.to_image(t.cpu())
+                                        for t in (seen.points, seen.references))
     if seen.regions is not None:
         record.regions = _boxes(frame, seen.regions.cpu())
-    for position, (row, column), (keys, weights) in zip(queries, pixels, seen.attended):
+    for position, (row, column), (keys, weights) in zip(queries, pixels, seen.queries):
         if top is not None and top < weights.shape[1]:
             weights, chosen = weights.topk(top, -1)
             keys = keys.gather(1, chosen[..., None].expand(-1, -1, 2))
         box = _boxes(frame, torch.tensor([row, column, row + 1, column + 1]))
-        record.queries.append(Query(tuple(position), tuple(box.tolist()), frame.to_image(keys.cpu()), weights.cpu()))
+        record.queries.append(Query((position[0], position[1]), tuple(box.tolist()), frame.to_image(keys.cpu()),
+                                    weights.cpu()))
     return record
 
 
-def _boxes(frame, boxes):
+def _boxes(frame: Frame, boxes: Tensor) -> Tensor:
     """(..., 4) (top, left, bottom, right) in pixels of the map -> (left, top, right, bottom) of the image."""
     corners = frame.to_image(boxes.unflatten(-1, (2, 2)))
     return torch.cat([corners.amin(-2), corners.amax(-2)], -1)
 
 
-def _cpu(x):
+def _cpu(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.cpu()

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from mmattn.errors import ArgumentError
 from mmattn.layers import DeformableDETRAttention
 from mmattn.ops import reference
 from mmattn.ops.grid import key_grid
@@ -43,5 +44,5 @@ def test_heads_start_in_directions_of_a_circle():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match='embed_dims=10 is not divisible by num_heads=3'):
+    with pytest.raises(ArgumentError, match='embed_dims=10 is not divisible by num_heads=3'):
         DeformableDETRAttention(10, 3)

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from mmattn.errors import ArgumentError
 from mmattn.layers import LongDistanceAttention, ShortDistanceAttention
 from mmattn.ops import reference
 from tests.compare import assert_same, largest_tensor
@@ -98,6 +99,15 @@ def test_bias_is_that_of_the_parameters_as_they_are():
         assert not torch.allclose(m(x), before)
 
 
+def test_a_backend_is_passed_on():
+    m, x = LongDistanceAttention(8, 2, group_size=3, interval=2), torch.randn(1, 8, 7, 11)
+    out = m(x)
+    m.backend = 'reference'
+    torch.testing.assert_close(m(x), out)
+    with pytest.raises(ValueError, match="backend='fast' is unknown; choose one of reference, views"):
+        ShortDistanceAttention(8, 2, backend='fast')(x)
+
+
 @pytest.mark.parametrize(('options', 'message'), [
     (dict(num_heads=3), 'embed_dims=8 is not divisible by num_heads=3'),
     (dict(position_bias='cpb'), "position_bias='cpb' is unknown; choose one of dynamic, table, none"),
@@ -106,5 +116,5 @@ def test_bias_is_that_of_the_parameters_as_they_are():
     (dict(interval=0), 'interval=0 must be at least 1'),
 ])
 def test_bad_arguments_are_named(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         LongDistanceAttention(8, **dict(num_heads=2) | options)

@@ -3,6 +3,7 @@ import torch
 from einops import rearrange
 from torch.nn import functional as F
 
+from mmattn.errors import ArgumentError
 from mmattn.layers import NeighborhoodAttention
 from mmattn.ops import reference
 from tests.compare import assert_same
@@ -39,7 +40,7 @@ def test_padding_of_small_maps_takes_part():
 
 @pytest.mark.parametrize('kernel_size', [1, 4, -3])
 def test_bad_arguments_are_named(kernel_size):
-    with pytest.raises(ValueError, match=f'kernel_size={kernel_size} must be odd and at least 3'):
-        NeighborhoodAttention(6, 3, kernel_size)
-    with pytest.raises(ValueError, match='embed_dims=10 is not divisible by num_heads=3'):
+    with pytest.raises(ArgumentError, match=f'kernel_size={kernel_size} must be odd and at least 3'):
+        NeighborhoodAttention(6, 3, kernel_size=kernel_size)
+    with pytest.raises(ArgumentError, match='embed_dims=10 is not divisible by num_heads=3'):
         NeighborhoodAttention(10, 3)

@@ -3,6 +3,7 @@ import torch
 from einops import rearrange
 from torch.nn import functional as F
 
+from mmattn.errors import ArgumentError
 from mmattn.layers import SpatialReductionAttention
 from mmattn.ops import reference
 from tests.compare import assert_same
@@ -27,7 +28,7 @@ def test_equals_the_formula_with_gradients(size, sr_ratio):
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match='sr_ratio=0 must be at least 1'):
-        SpatialReductionAttention(8, 2, 0)
-    with pytest.raises(ValueError, match='embed_dims=10 is not divisible by num_heads=3'):
+    with pytest.raises(ArgumentError, match='sr_ratio=0 must be at least 1'):
+        SpatialReductionAttention(8, 2, sr_ratio=0)
+    with pytest.raises(ArgumentError, match='embed_dims=10 is not divisible by num_heads=3'):
         SpatialReductionAttention(10, 3)

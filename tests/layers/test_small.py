@@ -1,6 +1,8 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from mmattn.errors import ArgumentError
 from mmattn.layers import MLP, DepthwiseMLP, DropPath, LayerNorm2d, LayerScale
 from mmattn.layers import mlp as mlp_module
 from mmattn.layers.precision import in_float32
@@ -50,6 +52,13 @@ def test_mlp_keeps_no_hidden_channels_and_drops_the_same_ones_in_the_backward_pa
     assert_same(out, mlp.drop(mlp.fc2(hidden)).permute(0, 3, 1, 2), (x, *mlp.parameters()))
 
 
+def test_a_traced_mlp_serves_maps_of_any_height(monkeypatch):
+    monkeypatch.setitem(mlp_module.BLOCK_HIDDEN, 'cpu', 60)
+    mlp = MLP(6, mlp_ratio=2)
+    traced, x = torch.jit.trace(mlp, torch.randn(1, 6, 7, 3)), torch.randn(2, 6, 4, 5)
+    torch.testing.assert_close(traced(x), mlp(x))
+
+
 @pytest.mark.parametrize('residual', [True, False])
 def test_depthwise_mlp_looks_at_neighbours_of_each_channel(residual):
     mlp = DepthwiseMLP(2, mlp_ratio=2, residual=residual)
@@ -89,6 +98,12 @@ def test_in_float32_whatever_surrounds_it():
     assert in_float32(linear.double(), x.double()).dtype == torch.float64
 
 
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_in_float32_on_a_device_without_autocast(dtype):
+    out = in_float32(torch.nn.Linear(5, 3, device='meta', dtype=dtype), torch.empty(2, 5, device='meta', dtype=dtype))
+    assert (out.shape, out.dtype, out.device.type) == ((2, 3), torch.float32, 'meta')
+
+
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     drop = DropPath(0.25)
     out = drop(torch.ones(4000, 2, 3))
@@ -99,7 +114,22 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     assert torch.equal(drop(out), out)
 
 
+def test_drop_path_passes_over_the_map_once():
+    drop, x = DropPath(0.25), torch.randn(5, 3, 4, 7)
+    large = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            large.extend([func] * (out.shape == x.shape))
+            return out
+
+    with Count():
+        drop(x)
+    assert large == [torch.ops.aten.mul.Tensor]
+
+
 @pytest.mark.parametrize('rate', [-0.1, 1.0])
 def test_drop_path_rate_is_checked(rate):
-    with pytest.raises(ValueError, match=f'rate={rate} is outside'):
+    with pytest.raises(ArgumentError, match=f'rate={rate} is outside'):
         DropPath(rate)

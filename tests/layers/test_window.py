@@ -2,6 +2,7 @@ import pytest
 import torch
 from einops import rearrange
 
+from mmattn.errors import ArgumentError
 from mmattn.layers import LocalAttention, ShiftedWindowAttention
 from mmattn.ops import reference
 from mmattn.ops.partition import pad_to_multiple
@@ -45,14 +46,14 @@ def test_transposed_input_gives_transposed_output():
 
 
 def test_bad_arguments_are_named():
-    with pytest.raises(ValueError, match='embed_dims=10 is not divisible by num_heads=3'):
+    with pytest.raises(ArgumentError, match='embed_dims=10 is not divisible by num_heads=3'):
         LocalAttention(10, 3)
-    with pytest.raises(ValueError, match=r'shift_size=7 is outside \[0, window_size=7\)'):
-        LocalAttention(8, 2, 7, shift_size=7)
+    with pytest.raises(ArgumentError, match=r'shift_size=7 is outside \[0, window_size=7\)'):
+        LocalAttention(8, 2, window_size=7, shift_size=7)
 
 
 def test_dropout_only_in_training():
-    layer = LocalAttention(8, 2, 4, attn_drop_rate=0.5, drop_rate=0.5)
+    layer = LocalAttention(8, 2, window_size=4, attn_drop_rate=0.5, drop_rate=0.5)
     x = torch.randn(1, 8, 8, 8)
     assert not torch.equal(layer(x), layer(x))
     layer.eval()

@@ -4,6 +4,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmattn import layers
+from mmattn.layers.attended import centers
 from mmattn.necks import AttentionNeck
 from mmattn.visualization import Frame, record_attention
 from tests.models import small, small_bi, small_cross, small_pp
@@ -188,6 +189,36 @@ def test_a_neck_and_a_layer_alone():
     with record_attention(layer) as records:
         layer(torch.randn(1, 8, 5, 7))
     assert (records[0].layer, records[0].points.shape) == ('', (1, 5, 7, 2))
+
+
+class Mean(nn.Module):
+    """An attention that this package does not know: every pixel to all of them alike, in one head."""
+
+    def forward(self, x):
+        return x.mean((2, 3), keepdim=True).expand_as(x)
+
+    def attended(self, x, pixels=()):
+        places = centers(x.shape[2:]).flatten(0, 1)[None]
+        return layers.Attended([layers.Keys(places, torch.full(places.shape[:2], 1 / places.shape[1]))
+                                for _ in pixels])
+
+
+def test_a_layer_of_ones_own_is_recorded_by_what_it_says():
+    network = nn.Sequential(nn.Conv2d(3, 4, 2, 2), Mean())
+    with record_attention(network, queries=[(5, 3)]) as records:
+        network(torch.randn(2, 3, 8, 12))
+    assert [(r.layer, r.kind, r.image, r.stride) for r in records] == [('1', 'Mean', 0, 2), ('1', 'Mean', 1, 2)]
+    query, = records[0].queries
+    assert query.box == (4, 2, 6, 4)
+    assert query.keys[0, 0].tolist() == [1, 1]
+    assert query.weights.sum().item() == pytest.approx(1)
+
+
+def test_a_compiled_layer_is_recorded_once():
+    layer = torch.compile(layers.LocalAttention(8, 2, window_size=3), backend='eager')
+    with record_attention(layer) as records:
+        layer(torch.randn(1, 8, 5, 7))
+    assert [r.kind for r in records] == ['LocalAttention']
 
 
 @pytest.mark.parametrize(('options', 'message'), [

@@ -1,0 +1,67 @@
+"""The grid of regions that bi-level routing attention cuts a map into, and the padding that completes it."""
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmattn.ops.partition import pad_to_size
+
+
+@dataclass(frozen=True)
+class Regions:
+    """A map of H x W pixels, completed at the bottom and right to Gy x Gx equal regions.
+
+    Args:
+        size: (H, W) of the map in pixels.
+        grid: (Gy, Gx) regions along each side.
+        region: (height, width) of a region in pixels.
+    """
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    region: tuple[int, int]
+
+    @classmethod
+    def of(cls, size: Sequence[int], count: int, fixed_count: bool) -> 'Regions':
+        """The regions of a map.
+
+        Args:
+            size: (H, W) of the map.
+            count: regions along each side.
+            fixed_count: True for exactly `count` regions of ceil(side / count) pixels; False for regions of
+                floor(side / count) pixels, at least one, as many as cover the map.
+        """
+        height, width = size
+        if fixed_count:
+            return cls((height, width), (count, count), (-(-height // count), -(-width // count)))
+        rows, columns = max(height // count, 1), max(width // count, 1)
+        return cls((height, width), (-(-height // rows), -(-width // columns)), (rows, columns))
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """(H', W') of the completed map."""
+        return self.grid[0] * self.region[0], self.grid[1] * self.region[1]
+
+    def pad(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H', W', C), completed with zeros; a completed map stays as it is."""
+        return pad_to_size(x, self.padded_size)
+
+    def crop(self, x: Tensor) -> Tensor:
+        """(B, H', W', C) -> (B, H, W, C)."""
+        return x[:, :self.size[0], :self.size[1]]
+
+    def real(self, device: torch.device) -> Tensor:
+        """(1, H', W') True for the pixels of the map, False for padding."""
+        rows, columns = (torch.arange(side, device=device) < most for side, most in zip(self.padded_size, self.size))
+        return (rows[:, None] & columns)[None]
+
+    def means(self, x: Tensor) -> Tensor:
+        """(B, H', W', C) -> (B, Gy, Gx, C), the mean of each region."""
+        return F.avg_pool2d(x.permute(0, 3, 1, 2), self.region).permute(0, 2, 3, 1)
+
+    def boxes(self, device: torch.device) -> Tensor:
+        """(Gy, Gx, 4) the regions, (top, left, bottom, right) in pixels."""
+        y, x = (torch.arange(n, device=device) * side for n, side in zip(self.grid, self.region))
+        top, left = torch.meshgrid(y, x, indexing='ij')
+        return torch.stack([top, left, top + self.region[0], left + self.region[1]], -1)
