@@ -71,8 +71,14 @@ def check_size(what: str, value: Any) -> tuple[int, int]:
 
 def check_map(x: Tensor, channels: int, dtype: torch.dtype, what: str = 'x') -> None:
     """Raise ArgumentError unless `x` is a map (B, channels, H, W) that has pixels, of a dtype that goes with parameters
-    of `dtype`."""
+    of `dtype`; while torch.jit.trace records, sizes are tensors, and nothing is checked."""
+    if torch.jit.is_tracing():      # type: ignore[attr-defined]
+        return
     if x.ndim != 4 or x.shape[1] != channels or 0 in x.shape[2:]:
         raise ArgumentError(f'{what} has the shape {tuple(x.shape)}; (B, {channels}, H, W) is needed')
-    if x.dtype != dtype and not (torch.is_autocast_enabled(x.device.type) and {x.dtype, dtype} <= AUTOCAST):
+    if x.dtype != dtype and not (_autocasts(x.device.type) and {x.dtype, dtype} <= AUTOCAST):
         raise ArgumentError(f'{what} is {x.dtype}, but the parameters are {dtype}')
+
+
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

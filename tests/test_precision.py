@@ -9,9 +9,9 @@ VARIANTS = {
     **LAYERS,
     'BiLevelRoutingAttention, masked': lambda: layers.BiLevelRoutingAttention(24, 3, num_windows=3, topk=2,
                                                                               mask_padding=True),
-    'DeformableAttention, log_cpb': lambda: layers.DeformableAttention(24, 3, 3, position_bias='log_cpb'),
+    'DeformableAttention, log_cpb': lambda: layers.DeformableAttention(24, 3, offset_groups=3, position_bias='log_cpb'),
     'DeformableAttention, fixed': lambda: layers.DeformableAttention(24, 3, position_bias='fixed'),
-    'ShortDistanceAttention, table': lambda: layers.ShortDistanceAttention(24, 3, 3, position_bias='table'),
+    'ShortDistanceAttention, table': lambda: layers.ShortDistanceAttention(24, 3, group_size=3, position_bias='table'),
 }
 MODELS = {**BACKBONES, 'BiFormer': lambda: small_bi(norm_eval=True),
           'BiFormer, masked': lambda: small_bi(norm_eval=True, mask_padding=True)}

@@ -93,7 +93,7 @@ class AttentionBlock(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_map(x, self.in_channels, self.norms[0].weight.dtype)
+        check_map(x, self.in_channels, next(self.norms.parameters()).dtype)
         for branch, norm, scale in zip(self.branches, self.norms, self.scales):
             x = x + self.drop_path(scale(branch(norm(x))))
         return x

@@ -55,7 +55,7 @@ class CrossScaleEmbedding(nn.Module):
                                    for c, kernel in zip(channels, kernel_sizes))
 
     def forward(self, x: Tensor) -> Tensor:
-        check_map(x, self.in_channels, self.convs[0].weight.dtype)
+        check_map(x, self.in_channels, next(self.convs.parameters()).dtype)
         bottom, right = (-side % self.stride for side in x.shape[2:])
         if bottom or right:
             x = F.pad(x, (0, right, 0, bottom))

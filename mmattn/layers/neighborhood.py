@@ -30,16 +30,19 @@ class NeighborhoodAttention(nn.Module):
             as in the published models; False uses a square as large as the map.
         attn_drop_rate: dropout of attention weights.
         drop_rate: dropout of the output.
+        backend: implementation, see `mmattn.ops.neighborhood.neighborhood_attention`; None for the fastest one that can
+            run.
 
     Shapes:
         (B, C, H, W) -> (B, C, H, W)
 
     Raises:
-        ArgumentError: heads do not divide the channels; an even or too small kernel.
+        ArgumentError: heads do not divide the channels; an even or too small kernel; in forward, a backend that is
+            unknown or cannot run.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, *, kernel_size: int = 7, pad_small: bool = True,
-                 attn_drop_rate: float = 0.0, drop_rate: float = 0.0) -> None:
+                 attn_drop_rate: float = 0.0, drop_rate: float = 0.0, backend: str | None = None) -> None:
         super().__init__()
         check_divides('embed_dims', embed_dims, 'num_heads', num_heads)
         check_kernel('kernel_size', kernel_size, 3)
@@ -50,6 +53,7 @@ class NeighborhoodAttention(nn.Module):
         self.kernel_size = kernel_size
         self.pad_small = pad_small
         self.attn_drop_rate = attn_drop_rate
+        self.backend = backend
         self.qkv = nn.Linear(embed_dims, 3 * embed_dims)
         self.rpb = nn.Parameter(torch.empty(num_heads, 2 * kernel_size - 1, 2 * kernel_size - 1))       # T
         self.proj = nn.Linear(embed_dims, embed_dims)
@@ -68,7 +72,8 @@ class NeighborhoodAttention(nn.Module):
         check_map(x, self.embed_dims, self.proj.weight.dtype)
         height, width = x.shape[2:]
         q, k, v = self.projections(x)
-        out = neighborhood_attention(q, k, v, self.rpb, self.kernel_size, self.attn_drop_rate if self.training else 0.0)
+        out = neighborhood_attention(q, k, v, self.rpb, self.kernel_size,
+                                     self.attn_drop_rate if self.training else 0.0, self.backend)
         out = rearrange(out[..., :height, :width, :], 'b h y x d -> b y x (h d)')
         return self.drop(self.proj(out)).permute(0, 3, 1, 2)
 

@@ -1,8 +1,8 @@
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from mmattn.ops.autocast import without_autocast
 
 
 def in_float32(module: nn.Module, x: Tensor) -> Tensor:
@@ -11,8 +11,7 @@ def in_float32(module: nn.Module, x: Tensor) -> Tensor:
     Returns:
         at least float32.
     """
-    device = x.device.type      # the meta device has no autocast, and PyTorch refuses to switch it off
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+    with without_autocast(x.device):
         if all(p.dtype in (torch.float32, torch.float64) for p in module.parameters()):
             return module(x.to(torch.promote_types(x.dtype, torch.float32)))
         weights = {name: p.float() for name, p in module.named_parameters()}

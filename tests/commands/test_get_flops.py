@@ -32,7 +32,8 @@ def count(layer, *shape):
 def test_a_layer_costs_what_its_formula_says():
     """Hand-computed: projections, depth-wise and pointwise convolution of offsets, two products, samples."""
     dims, heads, groups, side = 12, 3, 3, 5
-    found = count(DeformableAttention(dims, heads, groups, offset_kernel_size=3, table_size=4), 1, dims, side, side)
+    layer = DeformableAttention(dims, heads, offset_groups=groups, offset_kernel_size=3, table_size=4)
+    found = count(layer, 1, dims, side, side)
     tokens = side ** 2
     products = 2 * tokens ** 2 * dims
     sampling = 4 * (tokens * dims + heads * tokens ** 2)            # values, and the bias of each query and key

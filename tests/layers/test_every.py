@@ -8,14 +8,7 @@ import torch
 from mmattn import layers
 from tests.models import LAYERS
 
-# What `mmattn.ops` decides is tested there, for whole backbones.
-GROUPED = 'LongDistanceAttention', 'ShortDistanceAttention'
-UNTRACED = *GROUPED, 'BiLevelRoutingAttention', 'NeighborhoodAttention'
-
-
-def each_layer_but(*left_out):
-    chosen = {name: make for name, make in LAYERS.items() if name not in left_out}
-    return pytest.mark.parametrize('make', chosen.values(), ids=chosen)
+EACH_LAYER = pytest.mark.parametrize('make', LAYERS.values(), ids=LAYERS)
 
 
 def first_line(layer):
@@ -59,7 +52,7 @@ def test_a_printed_layer_shows_its_arguments(layer, line):
     assert first_line(layer()) == line
 
 
-@each_layer_but(*GROUPED)
+@EACH_LAYER
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_shapes_on_the_meta_device(make, dtype):
     """As for counting operations, or planning memory, without any."""
@@ -72,7 +65,7 @@ def test_shapes_on_the_meta_device(make, dtype):
     assert all(p.grad is not None for p in (x, *layer.parameters()))
 
 
-@each_layer_but(*UNTRACED)
+@EACH_LAYER
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
 def test_a_traced_layer_is_saved_and_gives_the_same(make):
     layer, x = make().eval(), torch.randn(2, 24, 11, 14)

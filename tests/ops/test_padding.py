@@ -58,7 +58,8 @@ def test_images_of_one_size_run_together_and_whole_ones_as_they_are():
 
 
 def test_several_maps_of_other_sizes():
-    layers = [CrossScaleEmbedding(2, 4, (2, 4), 2), CrossScaleEmbedding(2, 8, (4, 8), 4)]
+    layers = [CrossScaleEmbedding(2, 4, kernel_sizes=(2, 4), stride=2),
+              CrossScaleEmbedding(2, 8, kernel_sizes=(4, 8), stride=4)]
     x = padded([torch.rand(2, *size) for size in SIZES], (20, 24))
     outs = in_valid_area(lambda x: [layer(x) for layer in layers], x, SIZES, [(10, 12), (5, 6)])
     for layer, out, size in zip(layers, outs, [(4, 4, 10, 12), (4, 8, 5, 6)], strict=True):
