@@ -116,9 +116,10 @@ def test_weights_alone_are_not_resumed_from(tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(one_line, data, tmp_path):
     save(tmp_path / 'iter_1.pth', state_dict={'layer.weight': torch.ones(1)})
     save(tmp_path / 'iter_2.pth', state_dict={'layer.weight': torch.ones(1)})
-    assert re.fullmatch(rf'error: {tmp_path}/iter_2\.pth is of another model: 0 of \d+ tensors are taken: '
-                        r'\d+ missing \(backbone\.\S+, backbone\.\S+, …\), 1 unknown \(layer\.weight\); the latest '
-                        rf'other one is '{tmp_path}/iter_1\.pth', one_line(*training(SEG, data, tmp_path, '--resume')))
+    assert re.fullmatch(
+        rf'error: {tmp_path}/iter_2\.pth is of another model: 0 of \d+ tensors are taken: \d+ missing '
+        r'\(backbone\.\S+, backbone\.\S+, …\), 1 unknown \(layer\.weight\); the latest other one is '
+        rf'{tmp_path}/iter_1\.pth', one_line(*training(SEG, data, tmp_path, '--resume')))
 
 
 @pytest.mark.slow
