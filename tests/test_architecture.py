@@ -1,10 +1,12 @@
 """The rooms of the house: imports point down only, tools are doors, and a name of the package loads what it needs."""
 import ast
+import inspect
 import re
 import subprocess
 import sys
 
 import pytest
+from torch import nn
 
 import mmattn
 from tests.conftest import ROOT
@@ -24,17 +26,20 @@ def name_of(path):
     return '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
 
 
-def imported(path):
-    """Modules of the package that a file imports, wherever in it."""
+def names_imported(path):
+    """Modules that a file imports, wherever in it; of the package itself, its rooms."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
             assert not node.level, f'{path}: imports are absolute'
-            if node.module == 'mmattn':
-                yield from (f'mmattn.{alias.name}' for alias in node.names)
-            elif node.module.startswith('mmattn.'):
-                yield node.module
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith('mmattn.'))
+            rooms = [f'mmattn.{alias.name}' for alias in node.names]
+            yield from rooms if node.module == 'mmattn' else [node.module]
+
+
+def imported(path):
+    """Modules of the package that a file imports."""
+    return [name for name in names_imported(path) if name.startswith('mmattn.')]
 
 
 def test_every_room_is_known():
@@ -52,10 +57,8 @@ def test_imports_point_down(path):
 def test_ops_and_layers_import_torch_and_einops_alone():
     for path in MODULES:
         if room(name_of(path)) in ('ops', 'layers', 'errors', 'checks'):
-            found = {re.match(r'\w+', name)[0] for name in re.findall(r'^ *(?:from|import) ([\w.]+)', path.read_text(),
-                                                                      re.MULTILINE)}
-            others = {name for name in found - {'mmattn', 'torch', 'einops'} if name not in sys.stdlib_module_names}
-            assert not others, path
+            packages = {name.split('.')[0] for name in names_imported(path)}
+            assert not packages - {'mmattn', 'torch', 'einops'} - sys.stdlib_module_names, path
 
 
 def test_no_command_imports_another():
@@ -108,3 +111,18 @@ def test_public_names(name):
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match=r"module 'mmattn' has no attribute 'Dat'"):
         mmattn.Dat  # noqa: B018
+
+
+def public_modules():
+    from mmattn import backbones, layers, necks
+    return {name: getattr(room, name) for room in (backbones, layers, necks) for name in room.__all__
+            if isinstance(getattr(room, name), type) and issubclass(getattr(room, name), nn.Module)}
+
+
+@pytest.mark.parametrize('name', public_modules())
+def test_arguments_after_the_first_two_are_keywords(name):
+    kinds = [p.kind for p in inspect.signature(public_modules()[name]).parameters.values()]
+    positional = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                  inspect.Parameter.VAR_POSITIONAL}
+    # A norm is PyTorch's own, and takes what that takes.
+    assert name == 'LayerNorm2d' or sum(kind in positional for kind in kinds) <= 2

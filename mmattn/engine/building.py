@@ -1,4 +1,5 @@
 """Models and runners of configs, with their weights."""
+import atexit
 import re
 import traceback
 from collections.abc import Iterator
@@ -76,6 +77,7 @@ def join_processes(cfg: Config) -> None:
         return
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
+        atexit.register(_leave)
     wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
                    find_unused_parameters=cfg.get('find_unused_parameters', False))
     cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {})}
@@ -84,6 +86,12 @@ def join_processes(cfg: Config) -> None:
         for settings in cfg.strategy.state_dict_cfg.values():
             if 'offload_to_cpu' in settings:        # would be saved from memory that FSDP has freed
                 settings.offload_to_cpu = False
+
+
+def _leave() -> None:
+    """End gloo's threads, which would abort a program that ends in an error before them."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def build_runner(cfg: Config) -> Runner:

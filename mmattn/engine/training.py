@@ -90,7 +90,10 @@ def choose_precision(cfg: Config, wanted: str | None) -> str | None:
         raise UsageError('--amp fp16 needs a GPU, and torch sees none; --amp bf16 runs on the CPU')
     if wanted == 'bf16' and gpu and not torch.cuda.is_bf16_supported():
         raise UsageError(f'--amp bf16: {torch.cuda.get_device_name()} has no bfloat16; use --amp fp16')
-    recipe = cfg.optim_wrapper.get('type', '').endswith('AmpOptimWrapper')
+    if wanted and 'optimizer' not in cfg.optim_wrapper:
+        raise UsageError(f'--amp {wanted}: the config has several optimizers; give each a type in optim_wrapper, '
+                         'mmattn.BFloat16OptimWrapper or mmattn.AmpOptimWrapper')
+    recipe = str(cfg.optim_wrapper.get('type', '')).endswith('AmpOptimWrapper')
     if wanted or (recipe and not gpu):
         kinds = {'bf16': dict(type='mmattn.BFloat16OptimWrapper'), None: dict(type='OptimWrapper'),
                  'fp16': dict(type='mmattn.AmpOptimWrapper', dtype='float16', loss_scale='dynamic')}

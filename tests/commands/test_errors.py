@@ -151,11 +151,16 @@ def test_steps_of_a_pipeline_may_be_classes(data, tmp_path):
 def test_a_training_that_is_interrupted_says_how_it_goes_on(data, tmp_path):
     start = command('tools/train.py', SEG, '--work-dir', tmp_path, *options(
         data, SEG, 'default_hooks.checkpoint.interval=1', 'train_cfg.max_iters=500', 'train_cfg.val_interval=500'))
-    with subprocess.Popen(**start, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    heard = dict(preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))       # ignored below some shells
+    with subprocess.Popen(**start, **heard, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                          text=True) as process:
         while process.poll() is None and not (tmp_path / 'iter_2.pth').exists():
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        stderr = process.communicate(timeout=60)[1]
+        try:
+            stderr = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
     assert process.returncode == 130
     last = max(tmp_path.glob('iter_*.pth'), key=lambda path: int(path.stem[5:]))
     assert stderr.splitlines()[-1] == f'stopped; the same command with --resume goes on from {last}'

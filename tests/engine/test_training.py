@@ -2,7 +2,8 @@
 import pytest
 from mmengine.config import Config
 
-from mmattn.engine.training import describe_schedule
+from mmattn.engine.training import choose_precision, describe_schedule
+from mmattn.errors import UsageError
 
 COSINE = dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=12)
 WARM_UP = dict(type='LinearLR', by_epoch=False, begin=0, end=500)
@@ -26,3 +27,10 @@ WARM_UP = dict(type='LinearLR', by_epoch=False, begin=0, end=500)
 ])
 def test_a_schedule_beside_the_training(train_cfg, schedulers, line):
     assert describe_schedule(Config(dict(train_cfg=train_cfg, param_scheduler=schedulers))) == line
+
+
+def test_mixed_precision_of_several_optimizers_is_the_configs_to_say():
+    cfg = Config(dict(optim_wrapper=dict(constructor='Mine', generator=dict(optimizer=dict(type='SGD', lr=1)))))
+    assert choose_precision(cfg, None) is None
+    with pytest.raises(UsageError, match='--amp bf16: the config has several optimizers'):
+        choose_precision(cfg, 'bf16')
