@@ -42,7 +42,7 @@ def main(command: str | None = None, arguments: Sequence[str] | None = None) -> 
         parser = argparse.ArgumentParser(prog=program, description=module.__doc__,
                                          formatter_class=argparse.RawDescriptionHelpFormatter)
         module.add_arguments(parser)
-        sys.exit(module.run(parser.parse_args(arguments)))
+        sys.exit(module.run(parser.parse_args(arguments)) or 0)
     except UsageError as error:
         sys.stderr.write(f'error: {" ".join(str(error).split())}\n')
         sys.exit(2)

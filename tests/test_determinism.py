@@ -17,7 +17,7 @@ CASES |= {
     'BiFormer': (BACKBONES['BiFormer'], {'_adaptive_avg_pool2d_backward'}),         # kv_sampling='ada_avgpool'
     'fixed': (lambda: layers.DeformableAttention(24, 3, position_bias='fixed'),
               {'upsample_bilinear2d_backward'}),
-    'log_cpb': (lambda: layers.DeformableAttention(24, 3, offset_groups=3, position_bias='log_cpb'), set()),
+    'log_cpb': (lambda: layers.DeformableAttention(24, 3, offset_groups=3, stride=4, position_bias='log_cpb'), set()),
 }
 
 

@@ -11,13 +11,12 @@ FEW = ('--repeat', 1, '--iterations', 1)
 
 def test_a_layer_measured_in_every_way_it_can_be(run):
     rows = ('reference', 'mmattn', 'dense', 'separable', 'flex', 'no-bias', 'bf16')
-    done = run(TOOL, 'dat', '--layer', '--dim', 32, '--heads', 4, '--groups', 2, '--size', 9, 13, '--train', '--json',
+    done = run(TOOL, 'dat', '--layer', '--dim', 32, '--heads', 4, '--groups', 2, '--size', 9, 13, '--json',
                '--rows', *rows, *FEW)
     table = {row['row']: row for row in json.loads(done.stdout)['table']}
     assert set(table) == set(rows)
     assert 'cannot run: FlexAttention trains on CUDA only; q is on cpu' in table.pop('flex')['refused']
-    assert all(row['forward_seconds'] > 0 and row['train_seconds'] > 0 for row in table.values())
-    assert all(row['forward_bytes'] >= 0 and row['train_bytes'] >= 0 for row in table.values())
+    assert all(row['forward_seconds'] > 0 and row['forward_bytes'] >= 0 for row in table.values())
     assert table['reference']['difference'] == 0
     assert all(table[name]['difference'] < 1e-5 for name in ('mmattn', 'dense', 'separable'))
     assert 1e-4 < table['bf16']['difference'] < 3e-2
@@ -40,6 +39,7 @@ def test_routing_attention_beside_its_formula(run):
     assert [reference['row'], ours['row']] == ['reference', 'mmattn']
     assert 0 < ours['difference'] < 1e-5
     assert ours['train_seconds'] > 0
+    assert ours['train_bytes'] >= 0
 
 
 @pytest.mark.slow
@@ -62,7 +62,7 @@ def test_what_is_wrong_is_named(run, one_line):
     assert one_line(TOOL, 'dat', '--layer', '--size', 0, 5) == (
         'error: --size, --batch, --repeat and --iterations must be at least 1')
     done = run(TOOL, 'dat', '--layer', '--dim', 10, '--heads', 3, '--size', 5, 5, '--rows', 'mmattn', *FEW)
-    assert 'ValueError: embed_dims=10 is not divisible by num_heads=3' in done.stdout
+    assert 'ArgumentError: embed_dims=10 is not divisible by num_heads=3' in done.stdout
 
 
 def test_memory_sees_what_a_step_needs_and_not_what_was_there():

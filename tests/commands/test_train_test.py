@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmattn.checkpoint.files import check_file
 from mmattn.checkpoint.reading import read_checkpoint
 from mmattn.datasets.checking import check_paths
+from mmattn.engine.building import build_model
 from mmattn.engine.training import choose_precision, describe_batch
 from mmattn.errors import UsageError
 from mmattn.registry import MODELS
@@ -44,9 +45,10 @@ def overrides(data, config):
 
 
 @pytest.mark.parametrize(('config', 'metric'), [
-    (DET, 'coco/segm_mAP'), (SEG_CROSS, 'mIoU'), (DET_BI, 'coco/bbox_mAP'), *(
+    (DET, 'coco/segm_mAP'), (SEG_CROSS, 'mIoU'), *(
         pytest.param(*case, marks=pytest.mark.slow) for case in (
-            (DET_CROSS, 'coco/bbox_mAP'), (RTMDET, 'coco/bbox_mAP'), (SEG, 'mIoU'), (SEG_BI, 'mIoU')))])
+            (DET_BI, 'coco/bbox_mAP'), (DET_CROSS, 'coco/bbox_mAP'), (RTMDET, 'coco/bbox_mAP'),
+            (SEG, 'mIoU'), (SEG_BI, 'mIoU')))])
 def test_train_then_test_from_another_directory(run, data, tmp_path, config, metric):
     options = ['--cfg-options', *overrides(data, config)]
     work = tmp_path / 'work'
@@ -90,9 +92,9 @@ def test_segmentation_writes_label_maps_and_tta_runs(run, data, tmp_path):
 
 def test_the_authors_file_gives_the_same_figures(run, one_line, data, tmp_path):
     options = ['--cfg-options', *overrides(data, SEG)]
-    run('tools/train.py', SEG, '--work-dir', tmp_path, *options)
-    ours = (tmp_path / 'last_checkpoint').read_text()
-    state = torch.load(ours, weights_only=False)['state_dict']
+    ours = tmp_path / 'ours.pth'
+    state = build_model(Config.fromfile(SEG)).state_dict()
+    torch.save({'state_dict': state}, ours)
     with torch.device('meta'):
         backbone = MODELS.build(Config.fromfile(SEG).model.backbone)
     backbone.load_state_dict({name.removeprefix('backbone.'): value for name, value in state.items()
@@ -209,6 +211,7 @@ def test_effective_batch(monkeypatch, processes, images, steps, base, end):
     assert line.endswith(end)
 
 
+@pytest.mark.slow
 def test_auto_scale_lr_counts_accumulation(run, data, tmp_path):
     done = run('tools/train.py', DET, '--work-dir', tmp_path, '--auto-scale-lr', '--cfg-options', *overrides(data, DET),
                'optim_wrapper.accumulative_counts=2')
