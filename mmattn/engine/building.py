@@ -4,7 +4,6 @@ import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,8 @@ from mmattn.errors import ArgumentError, UsageError
 
 RANDOM = 'random'       # stands for a checkpoint: the weights that training starts from
 LIBRARIES = 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmattn'
+REGISTRY = 'mmengine.registry'
+CALL = re.compile('(keyword|positional) argument')      # of an error of a call that does not fit
 
 
 @contextmanager
@@ -29,14 +30,15 @@ def config_errors() -> Iterator[None]:
     try:
         yield
     except (TypeError, KeyError, ImportError, ArgumentError) as error:
-        files = [Path(frame.filename) for frame in traceback.extract_tb((error.__cause__ or error).__traceback__)]
-        built = any(file.match('mmengine/registry/*.py') for file in files)
+        modules = [str(frame.f_globals.get('__name__')) for frame, _ in
+                   traceback.walk_tb((error.__cause__ or error).__traceback__)]
+        built = any(name.startswith(REGISTRY) for name in modules)
         text = str(error.args[0] if error.args else error)
         if isinstance(error, TypeError):        # raised by a call that does not fit, not in what was called
-            built &= bool(set(files[-1].parts) & {*LIBRARIES} and re.search('(keyword|positional) argument', text))
+            built &= modules[-1].partition('.')[0] in LIBRARIES and bool(CALL.search(text))
         elif isinstance(error, KeyError):
-            built &= files[-1].match('mmengine/registry/*.py')
-        if not built and not isinstance(error, ArgumentError):
+            built &= modules[-1].startswith(REGISTRY)
+        if not built:
             raise
         raise UsageError(text) from error
 

@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from mmattn.engine.building import build_model, config_errors
 from mmattn.errors import ArgumentError, UsageError
+from mmattn.registry import MODELS
 from tests.conftest import ROOT, command, loader_options
 
 DET, SEG = ROOT / 'configs/demo/retinanet_crossformer_scenes.py', ROOT / 'configs/demo/upernet_dat_scenes.py'
@@ -73,10 +74,17 @@ def test_a_misspelt_config_is_one_line(one_line, data, tmp_path, option, message
 
 
 def test_errors_of_a_config_and_others():
-    with pytest.raises(UsageError, match='x=3 must be odd'), config_errors():
-        raise ArgumentError('x=3 must be odd')
+    with pytest.raises(UsageError, match='heads=3'), config_errors():
+        MODELS.build(dict(type='mmattn.Attention', embed_dims=8, num_heads=3))
+    with pytest.raises(UsageError, match="unexpected keyword argument 'head'"), config_errors():
+        MODELS.build(dict(type='mmattn.Attention', embed_dims=8, num_heads=2, head=3))
+    with pytest.raises(UsageError, match='Atention is not in the'), config_errors():
+        MODELS.build(dict(type='mmattn.Atention', embed_dims=8, num_heads=2))
+    layer = MODELS.build(dict(type='mmattn.Attention', embed_dims=8, num_heads=2))
+    with pytest.raises(ArgumentError, match='x has the shape'), config_errors():       # of a program that runs it
+        layer(torch.rand(1, 3, 5, 5))
     for error in (TypeError("f() got an unexpected keyword argument 'x'"), KeyError('x'), ImportError('x'),
-                  ValueError('x')):
+                  ValueError('x'), ArgumentError('x=3 must be odd')):
         with pytest.raises(type(error)) as caught, config_errors():
             raise error
         assert caught.value is error
