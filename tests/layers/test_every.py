@@ -20,7 +20,8 @@ def first_line(layer):
     (lambda: layers.Attention(8, 2, lepe_kernel_size=3, lepe_of='input'), "embed_dims=8, num_heads=2, lepe_of='input'"),
     (lambda: layers.AttentionBlock(8, dict(type='Attention')), 'in_channels=8'),
     (lambda: layers.BiLevelRoutingAttention(8, 2, kv_sampling='avgpool', kv_size=2),
-     "embed_dims=8, num_heads=2, num_windows=7, topk=4, qk_dims=8, scale=0.353553, kv_sampling='avgpool', kv_size=2"),
+     "embed_dims=8, num_heads=2, num_windows=7, topk=4, qk_dims=8, scale=0.353553, kv_sampling='avgpool', kv_size=2, "
+     'backend=None'),
     (lambda: layers.BiLevelRoutingAttention(8, 2, pad='after', mask_padding=True, backend='gathered'),
      "embed_dims=8, num_heads=2, num_windows=7, topk=4, qk_dims=8, scale=0.353553, pad='after', mask_padding=True, "
      "backend='gathered'"),
@@ -28,7 +29,7 @@ def first_line(layer):
     (lambda: layers.CrossScaleEmbedding(3, 8, kernel_sizes=[2, 4], stride=2),
      'in_channels=3, out_channels=8, kernel_sizes=(2, 4), stride=2'),
     (lambda: layers.DeformableAttention(8, 4, offset_groups=2, offsets=False, position_bias='none'),
-     "embed_dims=8, num_heads=4, offset_groups=2, position_bias='none', offsets=False"),
+     "embed_dims=8, num_heads=4, offset_groups=2, position_bias='none', offsets=False, backend=None"),
     (lambda: layers.DeformableAttention(8, 4, table_size=(3, 5), backend='dense', attn_drop_rate=0.1),
      "embed_dims=8, num_heads=4, offset_groups=1, position_bias='table', table_size=(3, 5), attn_drop_rate=0.1, "
      "backend='dense'"),
@@ -39,9 +40,9 @@ def first_line(layer):
     (lambda: layers.LayerScale(8), 'embed_dims=8'),
     (lambda: layers.LocalAttention(8, 2, window_size=5), 'embed_dims=8, num_heads=2, window_size=5'),
     (lambda: layers.LongDistanceAttention(8, 2, group_size=5, interval=3, adaptive_interval=True, far_groups='block'),
-     "embed_dims=8, num_heads=2, group_size=5, interval=3, far_groups='block', adaptive_interval=True"),
+     "embed_dims=8, num_heads=2, group_size=5, interval=3, far_groups='block', backend=None, adaptive_interval=True"),
     (lambda: layers.NeighborhoodAttention(8, 2, pad_small=False),
-     'embed_dims=8, num_heads=2, kernel_size=7, pad_small=False'),
+     'embed_dims=8, num_heads=2, kernel_size=7, pad_small=False, backend=None'),
     (lambda: layers.ShiftedWindowAttention(8, 2), 'embed_dims=8, num_heads=2, window_size=7, shift_size=4'),
     (lambda: layers.ShortDistanceAttention(8, 2, backend='views'),
      "embed_dims=8, num_heads=2, group_size=7, far_groups='map', backend='views'"),
