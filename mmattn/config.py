@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +26,7 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
 
     Raises:
         UsageError: it is missing, does not parse, or needs a package that is not installed or of another version; an
-            option that cannot be
-            set.
+            option that cannot be set.
     """
     from mmengine.config import Config
     if not Path(path).is_file():
@@ -36,13 +36,23 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
         require_for(cfg.get('default_scope'))
     except ImportError as error:
         raise UsageError(f'{path}: {advice(error)}') from error
-    except (FileNotFoundError, SyntaxError, KeyError, TypeError) as error:
+    except (FileNotFoundError, SyntaxError) as error:
+        raise UsageError(f'{path} cannot be read: {error}') from error
+    except (KeyError, TypeError, ValueError) as error:
+        if not raised_in(error).startswith('mmengine.'):        # but by the code of the config
+            raise
         raise UsageError(f'{path} cannot be read: {error}') from error
     try:
         cfg.merge_from_dict(dict(options or {}))
-    except (KeyError, TypeError, AssertionError) as error:
+    except (KeyError, TypeError, AttributeError, AssertionError) as error:
         raise UsageError(f'--cfg-options cannot be applied to {path}: {error}') from error
     return cfg
+
+
+def raised_in(error: BaseException) -> str:
+    """Name of the module whose code raised an error."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get('__name__'))
 
 
 def advice(error: ImportError) -> str:
