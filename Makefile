@@ -20,7 +20,8 @@ MMCV := $(if $(filter onedl,$(STACK)),onedl-mmcv,'mmcv>=2.1,<2.2')
 # mmcv 2.1 is built with pkg_resources, which later ones lack
 SETUPTOOLS := $(if $(filter onedl,$(STACK)),setuptools,'setuptools<82')
 SHELL := /bin/bash -o pipefail
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# long tests lie together: an idle process takes some of the other's
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 SCENES := data/scenes/annotations/instances_validation.json
 SHOWN := 00003
 
