@@ -22,7 +22,7 @@ from mmattn.commands.options import add_config, add_trust
 from mmattn.config import check_scope, dataset_class, datasets_below, named, read_config
 from mmattn.datasets.checking import check_paths
 from mmattn.engine.building import load_model
-from mmattn.errors import UsageError
+from mmattn.errors import ArgumentError, UsageError
 from mmattn.openmmlab import choose_checkpoint_reading
 from mmattn.visualization import Record, record_attention
 from mmattn.visualization.drawing import new_figure
@@ -91,7 +91,7 @@ def attention(models: Sequence[Model], batches: Sequence[Any], queries: Sequence
         try:
             with record_attention(model.net, queries, layer, **options) as records:
                 model.run(batch)
-        except ValueError as error:
+        except ArgumentError as error:
             raise UsageError(f'{model.name}: {error}') from error
         recorded[model.name + (f' ({same + 1})' if same else '')] = records
     return recorded
@@ -167,7 +167,7 @@ def write(pictures: Sequence[tuple[str, Callable[[Axes], None]]], size: tuple[in
         figure, axes = new_figure(1, 1, size, width=8)
         try:
             draw(axes[0, 0])
-        except ValueError as error:
+        except ArgumentError as error:
             raise UsageError(error) from error
         figure.savefig(folder / f'{name}.png', dpi=150)
     draw_grid(pictures, size).savefig(folder / 'grid.png', dpi=100)

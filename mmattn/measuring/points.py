@@ -18,7 +18,7 @@ from mmattn.datasets.checking import check_paths
 from mmattn.datasets.findings import spread
 from mmattn.datasets.ground_truth import ground_truth
 from mmattn.engine.building import RANDOM, check_weights, load_model
-from mmattn.errors import UsageError
+from mmattn.errors import ArgumentError, UsageError
 from mmattn.layers import DeformableAttention
 from mmattn.visualization.recording import record_attention
 from mmattn.visualization.shares import shares_inside
@@ -153,7 +153,7 @@ def measure(model: Any, layers: Sequence[str], cases: Sequence[Case], name: str)
         for record in records:
             try:
                 shares = shares_inside(record, torch.from_numpy(mask), torch.from_numpy(ignored))
-            except ValueError as error:
+            except ArgumentError as error:
                 raise UsageError(f'{data["data_samples"].img_path}: {error}') from error
             found.setdefault(record.layer, []).append(shares)
     return {layer: np.array(shares) for layer, shares in found.items()}

@@ -13,6 +13,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmattn.errors import ArgumentError
 from mmattn.visualization.recording import Query, Record
 
 STAGES = ('#4cc9f0', '#80ed99', '#ffd60a', '#ff4d6d')       # colour of the points of each stage
@@ -105,11 +106,11 @@ def draw_points(axis: Axes, records: Sequence[Record], most: int = 300, arrows: 
         group: only the points of this offset group; None for all.
 
     Raises:
-        ValueError: no record has points, or a record has no such group.
+        ArgumentError: no record has points, or a record has no such group.
     """
     sampled = [(record, part) for record in records if (part := _sampled(record, group))]
     if not sampled:
-        raise ValueError('no record has sampled points: the model has no deformable attention')
+        raise ArgumentError('no record has sampled points: the model has no deformable attention')
     for record, (points, starts, received) in sampled:
         chosen = received.flatten().topk(min(most, received.numel())).indices
         to, start = points.flatten(0, 2)[chosen], starts.flatten(0, 2)[chosen]
@@ -130,7 +131,8 @@ def _sampled(record: Record, group: int | None) -> tuple[Tensor, Tensor, Tensor]
         return None
     count = len(record.points)
     if group is not None and not 0 <= group < count:
-        raise ValueError(f'group={group} is not one of the {count} offset groups of {record.layer}, 0 to {count - 1}')
+        raise ArgumentError(f'group={group} is not one of the {count} offset groups of {record.layer}, 0 to '
+                            f'{count - 1}')
     received = record.received.unflatten(0, (count, -1)).mean(1)
     chosen = slice(None) if group is None else slice(group, group + 1)
     return record.points[chosen], record.references.expand_as(record.points[chosen]), received[chosen]
@@ -150,7 +152,7 @@ def draw_query(axis: Axes, record: Record, query: int = 0, head: int | None = No
         How much of the attention is on the keys that are drawn.
 
     Raises:
-        ValueError: there is no such query or head.
+        ArgumentError: there is no such query or head.
     """
     asked = _asked(record, query)
     keys, weights = merge_heads(asked, head)
@@ -169,13 +171,13 @@ def merge_heads(query: Query, head: int | None = None) -> tuple[Tensor, Tensor]:
     share them.
 
     Raises:
-        ValueError: there is no such head.
+        ArgumentError: there is no such head.
     """
     keys, weights = query.keys, query.weights
     count = len(weights)
     if head is not None:
         if not 0 <= head < count:
-            raise ValueError(f'head={head} is not one of {count}, 0 to {count - 1}')
+            raise ArgumentError(f'head={head} is not one of {count}, 0 to {count - 1}')
         return keys[head], weights[head]
     shared: list[tuple[Tensor, Tensor]] = []        # keys and sum of weights of each offset group's heads, or of all
     for own, part in zip(keys, weights / count):
@@ -191,7 +193,7 @@ def draw_routes(axis: Axes, record: Record, query: int = 0) -> None:
     query is outlined.
 
     Raises:
-        ValueError: the record has no routes, or no such query.
+        ArgumentError: the record has no routes, or no such query.
     """
     boxes, chosen, scores = _routing(record)
     asked = _asked(record, query)
@@ -210,7 +212,7 @@ def draw_route_counts(axis: Axes, record: Record) -> None:
     """How many regions choose each region.
 
     Raises:
-        ValueError: the record has no routes.
+        ArgumentError: the record has no routes.
     """
     boxes, routes, _ = _routing(record)
     counts = routes.flatten().bincount(minlength=len(boxes))
@@ -224,13 +226,13 @@ def draw_route_counts(axis: Axes, record: Record) -> None:
 def _routing(record: Record) -> tuple[Tensor, Tensor, Tensor]:
     """Of all regions, row by row: their boxes (G, 4), the regions they attend to (G, k), and the logits of these."""
     if record.regions is None or record.routes is None or record.scores is None:
-        raise ValueError(f'{record.layer} is {record.kind}, which has no routes; BiLevelRoutingAttention has')
+        raise ArgumentError(f'{record.layer} is {record.kind}, which has no routes; BiLevelRoutingAttention has')
     return record.regions.flatten(0, 1), record.routes.flatten(0, 1), record.scores.flatten(0, 1)
 
 
 def _asked(record: Record, query: int) -> Query:
     if not 0 <= query < len(record.queries):
-        raise ValueError(f'query={query} was not recorded; there are {len(record.queries)}, counted from 0')
+        raise ArgumentError(f'query={query} was not recorded; there are {len(record.queries)}, counted from 0')
     return record.queries[query]
 
 
@@ -260,10 +262,10 @@ def draw_group(axis: Axes, record: Record, query: int = 0) -> None:
     """The tokens of the near or far group, or of the window, that a query is in.
 
     Raises:
-        ValueError: the record has no groups, or no such query.
+        ArgumentError: the record has no groups, or no such query.
     """
     if record.groups is None:
-        raise ValueError(f'{record.layer} is {record.kind}, which has no groups; windows and CrossFormer have')
+        raise ArgumentError(f'{record.layer} is {record.kind}, which has no groups; windows and CrossFormer have')
     asked = _asked(record, query)
     tokens = (record.groups == record.groups[record.frame.pixel(asked.position, record.size)]).nonzero()
     first, last = record.frame.to_image(tokens).tolist(), record.frame.to_image(tokens + 1).tolist()

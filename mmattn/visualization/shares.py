@@ -4,6 +4,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmattn.errors import ArgumentError
 from mmattn.visualization.recording import Record
 
 
@@ -34,13 +35,13 @@ def shares_inside(record: Record, mask: Tensor, ignored: Tensor | None = None) -
         ignored: (H, W) bool, pixels to leave out, none of them in the mask; None for none.
 
     Raises:
-        ValueError: the layer samples no points; the mask is not of the size of the image.
+        ArgumentError: the layer samples no points; the mask is not of the size of the image.
     """
     if record.points is None or record.references is None or record.received is None:
-        raise ValueError(f'{record.layer}, {record.kind}, samples no points that all queries share')
+        raise ArgumentError(f'{record.layer}, {record.kind}, samples no points that all queries share')
     size = tuple(record.frame.size or ())
     if tuple(mask.shape) != size:
-        raise ValueError(f'the mask is of {tuple(mask.shape)} pixels, the image of {size}')
+        raise ArgumentError(f'the mask is of {tuple(mask.shape)} pixels, the image of {size}')
     counted = torch.ones_like(mask) if ignored is None else ~ignored
     # The heads of a group, one after the other, share its points.
     received = record.received.unflatten(0, (len(record.points), -1)).sum(1)

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
+from mmattn.errors import ArgumentError
 from mmattn.visualization.recording import Record
 
 TEMPLATE = Path(__file__).with_name('viewer.html')
@@ -36,7 +37,7 @@ def query_positions(size: Sequence[int], count: int = 300) -> list[tuple[float, 
         there are different x, and as many rows as different y.
 
     Raises:
-        ValueError: a size or a count below 1.
+        ArgumentError: a size or a count below 1.
 
     Example:
         >>> query_positions((200, 300), count=6)
@@ -44,7 +45,7 @@ def query_positions(size: Sequence[int], count: int = 300) -> list[tuple[float, 
     """
     height, width = size
     if min(height, width, count) < 1:
-        raise ValueError(f'size (height, width) and count must be at least 1, got {(height, width)} and {count}')
+        raise ArgumentError(f'size (height, width) and count must be at least 1, got {(height, width)} and {count}')
     columns = min(max(round(math.sqrt(count * width / height)), 1), count)
     return _centers(size, max(round(count / columns), 1), columns)
 
@@ -66,8 +67,8 @@ def write_viewer(path: str | Path, image: ArrayLike, models: Mapping[str, Sequen
         top: keys kept of a query and head; fewer where fewer were recorded.
 
     Raises:
-        ValueError: an image of another shape or type; no models or records; records of several images, or of an image
-            of another size; queries that are not the grid, or not the same grid in all models; `top` below 1.
+        ArgumentError: an image of another shape or type; no models or records; records of several images, or of an
+            image of another size; queries that are not the grid, or not the same grid in all models; `top` below 1.
 
     Example:
         >>> with record_attention(model, queries=query_positions(image.shape[:2]), top=20) as records:
@@ -76,9 +77,9 @@ def write_viewer(path: str | Path, image: ArrayLike, models: Mapping[str, Sequen
     """
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f'the image must be (H, W, 3) of uint8, got {image.shape} of {image.dtype}')
+        raise ArgumentError(f'the image must be (H, W, 3) of uint8, got {image.shape} of {image.dtype}')
     if top < 1:
-        raise ValueError(f'top must be at least 1, got {top}')
+        raise ArgumentError(f'top must be at least 1, got {top}')
     size = image.shape[:2]
     grid = _common_grid(models, size)
     page = dict(image=_data_url(image), size=size, grid=grid, models=[
@@ -99,41 +100,41 @@ def _centers(size: Sequence[int], rows: int, columns: int) -> list[tuple[float, 
 def _common_grid(models: Mapping[str, Sequence[Record]], size: Sequence[int]) -> tuple[int, int]:
     """(rows, columns) of the queries, the same in every record."""
     if not models:
-        raise ValueError('models is empty: give the records of at least one model, {name: records}')
+        raise ArgumentError('models is empty: give the records of at least one model, {name: records}')
     grids = {}
     for name, records in models.items():
         if not records:
-            raise ValueError(f'no records of {name!r}: run the model inside record_attention')
+            raise ArgumentError(f'no records of {name!r}: run the model inside record_attention')
         images = sorted({record.image for record in records})
         if len(images) > 1:
-            raise ValueError(f'the records of {name!r} are of images {", ".join(map(str, images))} of the batch: give '
-                             f'those of one, [r for r in records if r.image == {images[0]}]')
+            raise ArgumentError(f'the records of {name!r} are of images {", ".join(map(str, images))} of the batch: '
+                                f'give those of one, [r for r in records if r.image == {images[0]}]')
         for record in records:
             grids[_grid(record, name, size)] = name
     if len(grids) > 1:
         (first, one), (second, other) = list(grids.items())[:2]
-        raise ValueError(f'all records need the same grid of queries: one of {one!r} has {first[0]} rows of {first[1]} '
-                         f'queries, one of {other!r} has {second[0]} rows of {second[1]}')
+        raise ArgumentError(f'all records need the same grid of queries: one of {one!r} has {first[0]} rows of '
+                            f'{first[1]} queries, one of {other!r} has {second[0]} rows of {second[1]}')
     return next(iter(grids))
 
 
 def _grid(record: Record, name: str, size: Sequence[int]) -> tuple[int, int]:
     where, advice = f'{record.layer} of {name!r}', f'record with queries=query_positions({tuple(size)})'
     if record.frame.size is not None and tuple(record.frame.size) != size:
-        raise ValueError(f'{where} was recorded on an image of (height, width) {tuple(record.frame.size)}, this one is '
-                         f'{tuple(size)}')
+        raise ArgumentError(f'{where} was recorded on an image of (height, width) {tuple(record.frame.size)}, this one '
+                            f'is {tuple(size)}')
     got = [tuple(map(float, query.position)) for query in record.queries]
     if not got:
-        raise ValueError(f'{where} has no queries: {advice}')
+        raise ArgumentError(f'{where} has no queries: {advice}')
     columns = sum(y == got[0][1] for _, y in got)
     rows = math.ceil(len(got) / columns)
     right = _centers(size, rows, columns)
     for i, (have, want) in enumerate(zip(got, right)):
         if not np.allclose(have, want, rtol=0, atol=0.01):
-            raise ValueError(f'query {i} of {where} is at (x, y) = ({have[0]:g}, {have[1]:g}), on the grid it would be '
-                             f'at ({want[0]:g}, {want[1]:g}): {advice}')
+            raise ArgumentError(f'query {i} of {where} is at (x, y) = ({have[0]:g}, {have[1]:g}), on the grid it would '
+                                f'be at ({want[0]:g}, {want[1]:g}): {advice}')
     if len(got) != len(right):
-        raise ValueError(f'{where} has {len(got)} queries, the grid has {rows} rows of {columns}: {advice}')
+        raise ArgumentError(f'{where} has {len(got)} queries, the grid has {rows} rows of {columns}: {advice}')
     return rows, columns
 
 
