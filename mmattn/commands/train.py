@@ -15,6 +15,7 @@ from mmattn.engine.checkpointing import check_same_model, saved_checkpoints
 from mmattn.engine.training import (
     Resumption,
     add_safeguards,
+    check_optimizers,
     choose_precision,
     describe_batch,
     describe_schedule,
@@ -43,6 +44,7 @@ def run(args: Namespace) -> int | None:
     if args.auto_scale_lr:
         scale_learning_rate(cfg, args.config)
     saved = resumed(cfg, args.resume) if args.resume else Resumption()
+    check_optimizers(cfg)
     add_safeguards(cfg)
     facts = [fact for fact in (describe_batch(cfg), describe_schedule(cfg)) if fact]
     say(*facts)

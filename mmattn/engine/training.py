@@ -1,12 +1,14 @@
 """What a training is set up with: its batch, schedule and precision, safeguards, and where it goes on from."""
 import os
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.model import is_model_wrapper
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import CheckpointLoader
 
 from mmattn.checkpoint.files import check_file
@@ -74,6 +76,16 @@ def describe_schedule(cfg: Config) -> str | None:
     after = ', with the rate as it is then' if max(ends) < last else ''
     return (f'the schedule of the learning rate ends at {unit} {max(ends)}, the training at {last}{after}; adapt '
             'param_scheduler')
+
+
+def check_optimizers(cfg: Config) -> None:
+    """Raise UsageError unless every optimizer is registered; MMEngine would say that None cannot be called."""
+    wrappers = [cfg.optim_wrapper, *(node for node in cfg.optim_wrapper.values() if isinstance(node, dict))]
+    for wrapper in wrappers:
+        kind = (wrapper.get('optimizer') or {}).get('type')
+        if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+            near = get_close_matches(kind, OPTIMIZERS.module_dict, n=1)
+            raise UsageError(f'optimizer.type={kind!r} is not registered' + f'; {near[0]} is' * bool(near))
 
 
 def choose_precision(cfg: Config, wanted: str | None) -> str | None:

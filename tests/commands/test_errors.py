@@ -66,7 +66,7 @@ def test_a_bug_in_a_data_set_keeps_its_traceback(run, data, tmp_path, bug):
         ('model.backbone.embed_dim=3', 'embed_dim'),
         ('train_dataloader.dataset.data_rot=x', "unexpected keyword argument 'data_rot'"),
         ('default_hooks.logger.intervall=3', "unexpected keyword argument 'intervall'"),
-        ('optim_wrapper.optimizer.type=AdamX', 'AdamX is not in the'))),
+        ('optim_wrapper.optimizer.type=AdamX', "optimizer.type='AdamX' is not registered; Adam"))),
 ])
 def test_a_misspelt_config_is_one_line(one_line, data, tmp_path, option, message):
     line = one_line('tools/train.py', SEG, '--work-dir', tmp_path, *options(data, SEG, option))

@@ -2,7 +2,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmattn.engine.training import choose_precision, describe_schedule
+from mmattn.engine.training import check_optimizers, choose_precision, describe_schedule
 from mmattn.errors import UsageError
 
 COSINE = dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=12)
@@ -34,3 +34,12 @@ def test_mixed_precision_of_several_optimizers_is_the_configs_to_say():
     assert choose_precision(cfg, None) is None
     with pytest.raises(UsageError, match='--amp bf16: the config has several optimizers'):
         choose_precision(cfg, 'bf16')
+
+
+@pytest.mark.parametrize('wrapper', [
+    dict(optimizer=dict(type='AdamX')),
+    dict(constructor='Mine', backbone=dict(optimizer=dict(type='SGD')), head=dict(optimizer=dict(type='AdamX')))])
+def test_an_unknown_optimizer_is_named(wrapper):
+    with pytest.raises(UsageError, match=r"optimizer.type='AdamX' is not registered; Adam[A-Za-z]* is"):
+        check_optimizers(Config(dict(optim_wrapper=wrapper)))
+    check_optimizers(Config(dict(optim_wrapper=dict(optimizer=dict(type='AdamW')))))
