@@ -39,7 +39,7 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
     except (FileNotFoundError, SyntaxError) as error:
         raise UsageError(f'{path} cannot be read: {error}') from error
     except (KeyError, TypeError, ValueError) as error:
-        if not raised_in(error).startswith('mmengine.'):        # but by the code of the config
+        if not modules_of(error)[-1].startswith('mmengine.'):        # but by the code of the config
             raise
         raise UsageError(f'{path} cannot be read: {error}') from error
     try:
@@ -49,10 +49,9 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
     return cfg
 
 
-def raised_in(error: BaseException) -> str:
-    """Name of the module whose code raised an error."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get('__name__'))
+def modules_of(error: BaseException) -> list[str]:
+    """Names of the modules that an error came through, the one that raised it last."""
+    return [str(frame.f_globals.get('__name__')) for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
 def advice(error: ImportError) -> str:

@@ -1,4 +1,5 @@
 """Errors that a user can put right; the commands end with their message in one line, without a traceback."""
+from collections.abc import Iterable
 
 
 class UsageError(Exception):
@@ -19,3 +20,9 @@ class ArgumentError(ValueError):
     One of a config is the user's to put right, and ends a command in one line; one that a program of theirs passes
     shows where, by its traceback.
     """
+
+
+def some(items: Iterable[object], count: int = 5) -> str:
+    """The first few of many, for a message."""
+    items = list(items)
+    return ', '.join(map(str, items[:count])) + ', …' * (len(items) > count)

@@ -1,9 +1,11 @@
 """The tensors of a checkpoint beside those of a model, by name and shape."""
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Size, Tensor
+
+from mmattn.errors import some
 
 
 class HasState(Protocol):
@@ -53,8 +55,3 @@ def compare(state: Mapping[str, Tensor], model: HasState) -> Comparison:
                       unknown=[name for name in state if name not in ours],
                       other_shape={name: (state[name].shape, ours[name]) for name in both
                                    if state[name].shape != ours[name]})
-
-
-def some(names: Collection[str], count: int = 5) -> str:
-    """The first few names, for a message."""
-    return ', '.join(list(names)[:count]) + (', …' if len(names) > count else '')

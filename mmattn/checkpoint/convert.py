@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Size, Tensor
 
-from mmattn.checkpoint.comparing import HasState, compare, some
-from mmattn.errors import CheckpointError
+from mmattn.checkpoint.comparing import HasState, compare
+from mmattn.errors import CheckpointError, some
 
 BACKBONE = 'backbone.'
 PARTS = 'stem', 'stages', 'downsamples', 'norms'       # of our backbones; authors' files have others, too

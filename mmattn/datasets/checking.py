@@ -17,7 +17,7 @@ from mmattn.datasets.findings import Finding, Findings, fact, first, guarded, pr
 from mmattn.datasets.label_maps import check_label_maps
 from mmattn.datasets.processes import on_the_first
 from mmattn.datasets.voc import check_voc
-from mmattn.errors import UsageError
+from mmattn.errors import UsageError, some
 
 T = TypeVar('T')
 NOT_HEADS = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor')
@@ -80,8 +80,7 @@ def check_dataset(cfg: Config, split: str, place: str, node: Mapping[str, Any], 
     Raises:
         UsageError: it is in a format that no check is for.
     """
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), quiet():
-        dataset = DATASETS.build({**node, 'pipeline': [], 'lazy_init': True})
+    dataset = described(cfg, node)
     classes = yield from classes_of(place, dataset, expected)
     if cfg.default_scope == 'mmseg':
         yield from check_label_maps(place, dataset, classes, limit)
@@ -95,6 +94,12 @@ def check_dataset(cfg: Config, split: str, place: str, node: Mapping[str, Any], 
         raise UsageError(f'{place}: {type(dataset).__name__} reads its file neither as CocoDataset nor as XMLDataset '
                          'does, and only these can be checked')
     return classes
+
+
+def described(cfg: Config, node: Mapping[str, Any]) -> Any:
+    """A data set that knows its classes and its paths, and has read nothing."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), quiet():
+        return DATASETS.build({**node, 'pipeline': [], 'lazy_init': True})
 
 
 def classes_of(place: str, dataset: Any, expected: Sequence[str]) -> Findings[Sequence[str]]:
@@ -215,8 +220,7 @@ def _of_annotations(cfg: Config, split: str, expected: Sequence[str]) -> Finding
         kind = dataset_class(cfg, node)
         if not isinstance(kind, type) or not issubclass(kind, BaseDataset):
             continue
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')), quiet():
-            dataset = DATASETS.build({**node, 'pipeline': [], 'lazy_init': True})
+        dataset = described(cfg, node)
         if not dataset.metainfo.get('classes'):
             continue
         classes = yield from classes_of(split, dataset, expected)
@@ -256,6 +260,5 @@ def check_masks(cfg: Mapping[str, Any], split: str) -> None:
         wrong = [annotation.get('id') for annotation in annotations
                  if not coco.evaluates(annotation.get('segmentation'))]
         if wrong:
-            ids = ', '.join(map(str, wrong[:NAMED])) + ', …' * (len(wrong) > NAMED)
-            raise UsageError(f'{file}: {len(wrong)} annotation(s) have no mask that can be evaluated, by id: {ids}; a '
-                             'mask is a run-length code or polygons of at least three corners')
+            raise UsageError(f'{file}: {len(wrong)} annotation(s) have no mask that can be evaluated, by id: '
+                             f'{some(wrong, NAMED)}; a mask is a run-length code or polygons of at least three corners')

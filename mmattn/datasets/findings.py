@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from mmattn.datasets.loading import decode, reason
-from mmattn.errors import UsageError
+from mmattn.errors import UsageError, some
 
 T = TypeVar('T')
 Findings = Generator['Finding', None, T]        # of a check that also returns something
@@ -94,8 +94,7 @@ def check_sizes(place: str, source: str, said: dict[str, tuple[int, int]], limit
 
 def first(items: Iterable[Any]) -> str:
     """The first names of a list."""
-    items = list(items)
-    return ', '.join(map(str, items[:SHOWN])) + ', …' * (len(items) > SHOWN)
+    return some(items, SHOWN)
 
 
 def by(size: Iterable[int]) -> str:

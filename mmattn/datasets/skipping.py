@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmattn.config import datasets_below, evaluators
 from mmattn.datasets.loading import find_unloadable, loading_steps
 from mmattn.datasets.processes import on_the_first
-from mmattn.errors import UsageError
+from mmattn.errors import UsageError, some
 
 SKIPPED = 'skipped.txt'     # in the work directory of a training
 SHOWN, WARNED = 10, 20      # images in the line at the end, and with a warning of their own
@@ -107,5 +107,5 @@ def _chosen(indices: int | Sequence[int] | None, positions: range) -> list[int]:
 
 def describe_skipped(paths: Sequence[str]) -> str:
     """One line that counts and names the images; '' without any."""
-    names = ', '.join(map(os.path.basename, paths[:SHOWN])) + ', …' * (len(paths) > SHOWN)
-    return f'skipped {len(paths)} image(s) that cannot be loaded: {names}' if paths else ''
+    names = map(os.path.basename, paths)
+    return f'skipped {len(paths)} image(s) that cannot be loaded: {some(names, SHOWN)}' if paths else ''

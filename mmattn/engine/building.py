@@ -1,7 +1,6 @@
 """Models and runners of configs, with their weights."""
 import atexit
 import re
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from mmengine.runner import Runner, load_checkpoint, set_random_seed
 from torch import nn
 
 from mmattn.checkpoint.files import check_file, check_pretrained
+from mmattn.config import modules_of
 from mmattn.errors import ArgumentError, UsageError
 
 RANDOM = 'random'       # stands for a checkpoint: the weights that training starts from
@@ -30,8 +30,7 @@ def config_errors() -> Iterator[None]:
     try:
         yield
     except (TypeError, KeyError, ImportError, ArgumentError) as error:
-        modules = [str(frame.f_globals.get('__name__')) for frame, _ in
-                   traceback.walk_tb((error.__cause__ or error).__traceback__)]
+        modules = modules_of(error.__cause__ or error)
         built = any(name.startswith(REGISTRY) for name in modules)
         text = str(error.args[0] if error.args else error)
         if isinstance(error, TypeError):        # raised by a call that does not fit, not in what was called

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from mmattn.measuring.timing import memory, seconds
+from mmattn.ops import convolution, deformable, grouped, routing
 
 ROWS = {
     'reference': "the plain formula: bias and weights of all queries and keys held, as in the authors' code",
@@ -27,8 +28,7 @@ ROWS = {
     'no-bias': 'attention without position bias: the limit',
     'bf16': 'mmattn under bfloat16 autocast',
 }
-DEFORMABLE, GROUPED, ROUTED = 'MMATTN_DEFORMABLE_ATTENTION', 'MMATTN_GROUPED_ATTENTION', 'MMATTN_ROUTED_ATTENTION'
-VARIABLES = dict(dat=[DEFORMABLE], biformer=[ROUTED], crossformer=[GROUPED, 'MMATTN_CENTRED_CONVOLUTION'])
+OPS = dict(dat=[deformable], biformer=[routing], crossformer=[grouped, convolution])     # whose rows these are
 
 
 @dataclass
@@ -101,11 +101,11 @@ def measure(case: Case, row: str, phase: str, output: str) -> dict[str, Any]:
         'threads', '<phase>_seconds', '<phase>_bytes'.
     """
     if row in ('reference', 'dense', 'separable', 'flex'):
-        for variable in VARIABLES[case.family.removesuffix('_pp')]:
-            os.environ[variable] = row
+        for op in OPS[case.family.removesuffix('_pp')]:
+            os.environ[op.IMPLEMENTATIONS.variable] = row
     elif row == 'products':        # of plain attention; fused kernels do not show theirs
-        for variable in (DEFORMABLE, GROUPED, ROUTED):
-            os.environ[variable] = 'reference'
+        for op in (deformable, grouped, routing):
+            os.environ[op.IMPLEMENTATIONS.variable] = 'reference'
     module, x = build(case, row)
     training = phase == 'train'
 

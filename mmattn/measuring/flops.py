@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmattn.engine.building import build_model
 from mmattn.errors import UsageError
 from mmattn.layers import NeighborhoodAttention
+from mmattn.ops import convolution, deformable
 
 SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}     # (height, width) that the papers count for
 PROPOSALS, MASKS = 1000, 100
@@ -99,7 +100,7 @@ def count_call(module: nn.Module, x: Any) -> tuple[Any, Count]:
              for name, layer in module.named_modules() if isinstance(layer, NeighborhoodAttention)]
     # The dense backend is the formula (its bias is sampled), convolutions of patches complete their kernels with zeros,
     # and products are what the counter knows on every device.
-    formulas = dict(MMATTN_DEFORMABLE_ATTENTION='dense', MMATTN_CENTRED_CONVOLUTION='reference')
+    formulas = {deformable.IMPLEMENTATIONS.variable: 'dense', convolution.IMPLEMENTATIONS.variable: 'reference'}
     with patch.dict(os.environ, formulas), sdpa_kernel(SDPBackend.MATH), counter:
         out = module(x)
     for hook in hooks:

@@ -38,8 +38,7 @@ class AttentionVisualizationHook(Hook):
         score_thr: lowest score of a detection that is drawn.
 
     Raises:
-        ArgumentError: an interval or count below 1, a query outside 0 to 1.
-        ValueError: while it runs, layers that match none.
+        ArgumentError: an interval or count below 1, a query outside 0 to 1; while it runs, layers that match none.
 
     Example:
         In a config: `custom_hooks = [dict(type='mmattn.AttentionVisualizationHook', interval=5)]`.
