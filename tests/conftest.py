@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if not torch.cuda.is_available():     # before Triton is imported: its kernels run on tensors of the CPU
+    os.environ.setdefault('TRITON_INTERPRET', '1')
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -26,7 +29,8 @@ def deterministic():
 def command(*args):
     """The command line of Python, or of a shell script, and an environment with this interpreter and these sources."""
     parts = [str(arg) for arg in args]
-    environment = {**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    environment = {**os.environ, 'PYTHON': sys.executable, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1',
+                   'TRITON_INTERPRET': '0'}
     return dict(args=parts if parts[0].endswith('.sh') else [sys.executable, *parts], env=environment)
 
 

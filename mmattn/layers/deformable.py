@@ -28,10 +28,12 @@ from mmattn.ops.deformable import (
     resize_fixed_bias,
     sample_groups,
 )
+from mmattn.ops.dispatch import Budget
 from mmattn.ops.grid import CONVENTIONS, query_grid
 
 POSITION_BIASES = ('table', 'log_cpb', 'fixed', 'depthwise', 'none')
 BLOCK_LOGITS = 2 ** 24      # of all heads at once, where the attention of every query is counted
+NETWORK_LOGITS = Budget(cpu=2 ** 22, share=1 / 128)     # of all heads at once, where a network makes the bias
 
 
 class Projections(NamedTuple):
@@ -237,7 +239,8 @@ class DeformableAttention(nn.Module):
         size = q.shape[2:4]
         q, k, v = (t.flatten(2, 3) for t in (q, k, v))
         if self.position_bias == 'log_cpb':
-            out = attention_in_blocks(q, k, v, lambda queries: self._network_bias(queries, size, points), dropout)
+            out = attention_in_blocks(q, k, v, lambda queries: self._network_bias(queries, size, points), dropout,
+                                      logits=NETWORK_LOGITS.on(q.device))
         else:
             out = attention(q, k, v, self.bias(slice(None), size, points), dropout)
         return out.unflatten(2, size)

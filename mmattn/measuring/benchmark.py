@@ -24,7 +24,7 @@ ROWS = {
     'products': 'its matrix products and convolutions alone: the limit',
     'dense': 'bias held, fused attention',
     'separable': 'bias never held',
-    'flex': 'bias never held, fused CUDA kernel',
+    'triton': 'fused CUDA kernels',
     'no-bias': 'attention without position bias: the limit',
     'bf16': 'mmattn under bfloat16 autocast',
 }
@@ -100,7 +100,7 @@ def measure(case: Case, row: str, phase: str, output: str) -> dict[str, Any]:
     Returns:
         'threads', '<phase>_seconds', '<phase>_bytes'.
     """
-    if row in ('reference', 'dense', 'separable', 'flex'):
+    if row in ('reference', 'dense', 'separable', 'triton'):
         for op in OPS[case.family.removesuffix('_pp')]:
             os.environ[op.IMPLEMENTATIONS.variable] = row
     elif row == 'products':        # of plain attention; fused kernels do not show theirs

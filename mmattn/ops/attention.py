@@ -6,8 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-BLOCK_LOGITS = 2 ** 22      # of all heads at once, where the bias is made block by block
-
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0,
               scale: float | None = None) -> Tensor:
@@ -32,15 +30,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropo
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
 
 
-def attention_in_blocks(q: Tensor, k: Tensor, v: Tensor, bias: Callable[[slice], Tensor],
-                        dropout: float = 0.0) -> Tensor:
-    """Attention whose bias is made for a block of queries at a time, and made again in the backward pass.
+def attention_in_blocks(q: Tensor, k: Tensor, v: Tensor, bias: Callable[[slice], Tensor], dropout: float = 0.0, *,
+                        logits: int) -> Tensor:
+    """Attention whose bias is made for a block of queries at a time, and made again in the backward pass where there
+    are several.
 
     Args:
         q: (B, h, N, d) queries.
         k, v: (B, h, K, d) keys and values.
         bias: gives the bias (B, h, n, K) of a slice of n queries.
         dropout: probability of dropping an attention weight.
+        logits: of a block, of all heads.
 
     Returns:
         (B, h, N, d).
@@ -48,6 +48,8 @@ def attention_in_blocks(q: Tensor, k: Tensor, v: Tensor, bias: Callable[[slice],
     def block(queries: slice) -> Tensor:
         return attention(q[:, :, queries], k, v, bias(queries), dropout)
 
-    size = max(1, BLOCK_LOGITS // max(1, q.shape[0] * q.shape[1] * k.shape[2]))
+    size = max(1, logits // max(1, q.shape[0] * q.shape[1] * k.shape[2]))
+    if size >= q.shape[2]:
+        return block(slice(None))
     slices = [slice(start, start + size) for start in range(0, q.shape[2], size)]
     return torch.cat([checkpoint(block, queries, use_reentrant=False) for queries in slices], 2)

@@ -8,10 +8,10 @@ from einops import rearrange
 from torch import Tensor
 
 from mmattn.ops import reference
-from mmattn.ops.attention import attention
+from mmattn.ops.attention import attention, attention_in_blocks
 from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
-from mmattn.ops.flex import flex_deformable_attention, flex_refusals
-from mmattn.ops.grid import key_grid, query_grid, sample, spans
+from mmattn.ops.fused import kernel_refusals, kernel_reservations
+from mmattn.ops.grid import key_grid, query_grid, sample, sample_flipped, spans
 from mmattn.ops.separable import separable_attention
 
 SMALL = 2 ** 17     # queries x keys below which one plain product beats many small ones
@@ -74,10 +74,12 @@ def position_bias(table: Tensor, queries: Tensor, points: Tensor) -> Tensor:
         (B, h, N, K).
     """
     batch, groups = points.shape[:2]
-    displacement = (queries[:, None] - points.flatten(0, 1)[:, None]) / 2           # (B G, N, K, 2)
+    # Halved and flipped while they are few: all pairs are made once.
+    queries, points = queries.flip(-1) / 2, points.flatten(0, 1).flip(-1) / 2
+    displacement = queries[:, None] - points[:, None]                               # (B G, N, K, 2), (x, y)
     table = rearrange(table, '(g h) y x -> g h y x', g=groups).to(points.dtype)
     table = table.repeat(batch, 1, 1, 1)                                            # (B G, h / G, Ty, Tx)
-    return rearrange(sample(table, displacement), '(b g) h n k -> b (g h) n k', g=groups)
+    return rearrange(sample_flipped(table, displacement), '(b g) h n k -> b (g h) n k', g=groups)
 
 
 def log_displacements(queries: Tensor, points: Tensor) -> Tensor:
@@ -126,44 +128,45 @@ def deformable_attention(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table:
     return IMPLEMENTATIONS.run(backend, q, k, v, points, table, convention, dropout)
 
 
-def _dense(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor | None, convention: str,
-           dropout: float) -> Tensor:
-    """Holds the bias of all queries and keys; always runs."""
-    bias = None if table is None else _whole_bias(q, points, table, convention)
-    out = attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), bias, dropout)
-    return out.unflatten(2, q.shape[2:4])
-
-
-def _reference(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor | None, convention: str,
-               dropout: float) -> Tensor:
-    bias = None if table is None else _whole_bias(q, points, table, convention)
-    out = reference.attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), bias)
-    return out.unflatten(2, q.shape[2:4])
-
-
-def _whole_bias(q: Tensor, points: Tensor, table: Tensor, convention: str) -> Tensor:
-    grid = query_grid(q.shape[2:4], convention, q.device).to(points.dtype)
-    return position_bias(table, grid.flatten(0, 1), points.flatten(2, 3))
+def _triton(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor, convention: str, dropout: float) -> Tensor:
+    """Fused kernels that never hold the bias."""
+    from mmattn.ops.kernels.deformable import deformable_attention
+    return deformable_attention(q, k, v, points, table, convention)
 
 
 def _separable(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor, convention: str, dropout: float, *,
                block: int) -> Tensor:
     """Exact, on any device, and never holds the bias."""
-    rows, columns = _axes(q, points, convention)
-    return separable_attention(q, k.flatten(2, 3), v.flatten(2, 3), points.flatten(2, 3), table, rows, columns,
-                               block=block)
-
-
-def _flex(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor, convention: str, dropout: float) -> Tensor:
-    """One fused CUDA kernel that never holds the bias."""
-    rows, columns = _axes(q, points, convention)
-    return flex_deformable_attention(q, k.flatten(2, 3), v.flatten(2, 3), points.flatten(2, 3), table, rows, columns)
-
-
-def _axes(q: Tensor, points: Tensor, convention: str) -> tuple[Tensor, Tensor]:
-    """Heights (H,) and horizontal positions (W,) of the queries."""
     grid = query_grid(q.shape[2:4], convention, q.device).to(points.dtype)
-    return grid[:, 0, 0], grid[0, :, 1]
+    return separable_attention(q, k.flatten(2, 3), v.flatten(2, 3), points.flatten(2, 3), table, grid[:, 0, 0],
+                               grid[0, :, 1], block=block)
+
+
+def _dense(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor | None, convention: str,
+           dropout: float, *, logits: int) -> Tensor:
+    """Holds the bias of all queries and keys, or where that would be too large, of a block of queries at a time; always
+    runs."""
+    size = q.shape[2:4]
+    q, k, v = (t.flatten(2, 3) for t in (q, k, v))
+    if table is None:
+        return attention(q, k, v, None, dropout).unflatten(2, size)
+    queries, points = _queries(size, convention, points), points.flatten(2, 3)
+    out = attention_in_blocks(q, k, v, lambda block: position_bias(table, queries[block], points), dropout,
+                              logits=q.shape[:3].numel() * k.shape[2] if is_traced() else logits)
+    return out.unflatten(2, size)
+
+
+def _reference(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor | None, convention: str,
+               dropout: float) -> Tensor:
+    size = q.shape[2:4]
+    bias = None if table is None else position_bias(table, _queries(size, convention, points), points.flatten(2, 3))
+    out = reference.attention(q.flatten(2, 3), k.flatten(2, 3), v.flatten(2, 3), bias)
+    return out.unflatten(2, size)
+
+
+def _queries(size: torch.Size, convention: str, points: Tensor) -> Tensor:
+    """(N, 2) where they are."""
+    return query_grid(size, convention, points.device).to(points.dtype).flatten(0, 1)
 
 
 def _is_small(q: Tensor, k: Tensor) -> bool:
@@ -180,38 +183,41 @@ def _reference_refusals(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: 
     return ['only dense drops attention weights'] if dropout else []
 
 
+def _triton_refusals(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor | None, convention: str,
+                     dropout: float) -> list[str]:
+    reasons = _without_bias_or_dropout(table, dropout) or kernel_refusals((q, k, v), q.shape[-1:])
+    if reasons:
+        return reasons
+    from mmattn.ops.kernels.deformable import trial
+    failure = trial(q.device, q.dtype, q.shape[-1])
+    return [failure] if failure else []
+
+
+def _triton_reservations(q: Tensor, k: Tensor, *rest: object) -> list[str]:
+    return kernel_reservations(q)
+
+
 def _separable_refusals(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor | None, convention: str,
                         dropout: float) -> list[str]:
     reasons = _without_bias_or_dropout(table, dropout)
-    if is_traced() or points.is_meta:
-        reasons.append('it looks at the points to choose what it computes, and a trace or a meta tensor has no values')
-    return reasons
+    return [*reasons, 'its backward pass cannot be traced'] if is_traced() else reasons
 
 
 def _separable_reservations(q: Tensor, k: Tensor, *rest: object) -> list[str]:
-    return [f'one product beats many where queries x keys are at most {SMALL}'] if _is_small(q, k) else []
-
-
-def _flex_refusals(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor | None, convention: str,
-                   dropout: float) -> list[str]:
-    return _without_bias_or_dropout(table, dropout) or flex_refusals(q)
-
-
-def _flex_reservations(q: Tensor, k: Tensor, *rest: object) -> list[str]:
-    """Of those that could run: on other devices, the refusals say more."""
-    if q.device.type != 'cuda':
-        return []
-    # Its gradient is summed with atomic additions, and a few entries get most of them.
-    reasons = ['in training, it sums the gradient of the table in no fixed order'] if torch.is_grad_enabled() else []
-    return reasons + _separable_reservations(q, k)
+    if _is_small(q, k):
+        return [f'one product beats many where queries x keys are at most {SMALL}']
+    # There, the gradient of the table is summed with atomic additions otherwise.
+    if q.device.type != 'cpu' and not torch.are_deterministic_algorithms_enabled():
+        return [f'its many small products are for the CPU, or for deterministic algorithms; q is on {q.device.type}']
+    return []
 
 
 IMPLEMENTATIONS = Implementations('deformable_attention', 'MMATTN_DEFORMABLE_ATTENTION', {
-    'flex': Implementation(_flex, _flex_refusals, _flex_reservations),
+    'triton': Implementation(_triton, _triton_refusals, _triton_reservations),
     'separable': Implementation(_separable, _separable_refusals, _separable_reservations,
                                 # largest tensors of a block
-                                {'block': Budget(cpu=2 ** 21, other=2 ** 24)}),
-    'dense': Implementation(_dense),
+                                {'block': Budget(cpu=2 ** 21, share=1 / 256)}),
+    'dense': Implementation(_dense, budgets={'logits': Budget(cpu=2 ** 26, share=1 / 32)}),
     'reference': Implementation(_reference, _reference_refusals, for_comparison),
 })
 

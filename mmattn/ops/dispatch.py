@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -35,12 +36,26 @@ def is_traced() -> bool:
 
 @dataclass(frozen=True)
 class Budget:
-    """How many numbers of a kind may exist at a time."""
-    cpu: int            # about what its caches hold
-    other: int          # on all other devices
+    """How many numbers of a kind may exist at a time.
+
+    Args:
+        cpu: on the CPU; about what its caches hold.
+        share: on all other devices; of the memory that is free, in numbers of four bytes.
+    """
+    cpu: int
+    share: float
 
     def on(self, device: torch.device) -> int:
-        return self.cpu if device.type == 'cpu' else self.other
+        return self.cpu if device.type == 'cpu' else int(self.share * free_memory(device) / 4)
+
+
+@cache
+def free_memory(device: torch.device) -> int:
+    """Bytes that were free on a device when it was first asked, so that a run does not change its ways; 16 GiB where
+    it does not say."""
+    if device.type == 'cuda' and torch.cuda.is_available():
+        return torch.cuda.mem_get_info(device)[0]
+    return 16 * 2 ** 30
 
 
 def none(*args: object) -> list[str]:
@@ -161,7 +176,7 @@ def explain(op: Callable[..., Tensor], *args: object, **kwargs: object) -> str:
         >>> q = torch.rand(1, 2, 32, 64, 8)
         >>> print(explain(deformable_attention, q, q, q, torch.rand(1, 1, 32, 64, 2), torch.rand(2, 9, 9), 'dat'))
         deformable_attention of [1, 2, 32, 64, 8], torch.float32 on cpu
-          flex: FlexAttention trains on CUDA only; q is on cpu
+          triton: Triton kernels run on CUDA; q is on cpu
           separable: runs
           dense: separable comes first
           reference: the plain formula, for comparison

@@ -80,9 +80,14 @@ def sample(x: Tensor, points: Tensor) -> Tensor:
     Returns:
         (B, C, Hk, Wk), in the dtype of `x`.
     """
+    return sample_flipped(x, points.flip(-1))
+
+
+def sample_flipped(x: Tensor, points: Tensor) -> Tensor:
+    """`sample` at points (x, y)."""
     if torch.are_deterministic_algorithms_enabled():
-        return _gather_corners(x.to(points.dtype), points).to(x.dtype)
-    return F.grid_sample(x.to(points.dtype), points.flip(-1), mode='bilinear', align_corners=True).to(x.dtype)
+        return _gather_corners(x.to(points.dtype), points.flip(-1)).to(x.dtype)
+    return F.grid_sample(x.to(points.dtype), points, mode='bilinear', align_corners=True).to(x.dtype)
 
 
 def _gather_corners(x: Tensor, points: Tensor) -> Tensor:

@@ -68,8 +68,8 @@ def _views_refusals(*args: object) -> list[str]:
 
 IMPLEMENTATIONS = Implementations('grouped_attention', 'MMATTN_GROUPED_ATTENTION', {
     'views': Implementation(_views, _views_refusals, budgets={
-        'logits': Budget(cpu=2 ** 20, other=2 ** 26),       # in the backward pass
-        'bias': Budget(cpu=2 ** 22, other=2 ** 26)}),       # forward, where PyTorch's attention holds no logits
+        'logits': Budget(cpu=2 ** 20, share=1 / 64),       # in the backward pass
+        'bias': Budget(cpu=2 ** 22, share=1 / 64)}),       # forward, where PyTorch's attention holds no logits
     'reference': Implementation(reference.grouped_attention, reservations=for_comparison),
 }, fallback='reference')
 

@@ -10,7 +10,7 @@ where y[k, i] and x[k, j] say where in the table row i and column j read for key
 small matrix products. They are written straight into the logits of these keys and all queries, laid out (key, query),
 to which q k^T is added in place; the softmax over keys is accumulated as in FlashAttention (Dao et al., 2022), and the
 backward pass recomputes the logits and is made of the same products. Keys sorted by height read a narrow band of rows
-of the table, which halves the larger product.
+of the table, which halves the larger product on the CPU.
 """
 import math
 from collections.abc import Iterator
@@ -136,12 +136,14 @@ def _key_blocks(points: Tensor, table: Tensor, rows: Tensor, columns: Tensor, la
     per_key = width * max(min(height, len(rows)), table.shape[2])       # logits, or hats over the columns
     size = min(count, max(1, largest // per_key))
     starts, tops = range(0, count, size), range(0, len(rows), height)
-    # Keys are sorted by height, so the first and the last of both blocks bound the rows of the table that are read.
-    # One synchronisation finds them all.
-    first, last = points[:, :, ::size, 0], points[:, :, [min(start + size, count) - 1 for start in starts], 0]
-    low = _reads(rows[::height], last, entries).floor()
-    high = _reads(rows[[min(top + height, len(rows)) - 1 for top in tops]], first, entries).floor() + 2
-    bands = torch.stack([low.nan_to_num().clamp(0, entries - 1), high.nan_to_num().clamp(1, entries)], -1).tolist()
+    if points.is_cpu:
+        # Keys are sorted by height, so the first and the last of both blocks bound the rows of the table that are read.
+        first, last = points[:, :, ::size, 0], points[:, :, [min(start + size, count) - 1 for start in starts], 0]
+        low = _reads(rows[::height], last, entries).floor()
+        high = _reads(rows[[min(top + height, len(rows)) - 1 for top in tops]], first, entries).floor() + 2
+        bands = torch.stack([low.nan_to_num().clamp(0, entries - 1), high.nan_to_num().clamp(1, entries)], -1).tolist()
+    else:       # to look at them, the program would have to wait for the device
+        bands = [[[[(0, entries)] * len(tops)] * len(starts)] * groups] * batch
     scratch = _Scratch(points)
     for b in range(batch):
         for g in range(groups):

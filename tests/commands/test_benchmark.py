@@ -10,12 +10,12 @@ FEW = ('--repeat', 1, '--iterations', 1)
 
 
 def test_a_layer_measured_in_every_way_it_can_be(run):
-    rows = ('reference', 'mmattn', 'dense', 'separable', 'flex', 'no-bias', 'bf16')
+    rows = ('reference', 'mmattn', 'dense', 'separable', 'triton', 'no-bias', 'bf16')
     done = run(TOOL, 'dat', '--layer', '--dim', 32, '--heads', 4, '--groups', 2, '--size', 9, 13, '--json',
                '--rows', *rows, *FEW)
     table = {row['row']: row for row in json.loads(done.stdout)['table']}
     assert set(table) == set(rows)
-    assert 'cannot run: FlexAttention trains on CUDA only; q is on cpu' in table.pop('flex')['refused']
+    assert 'cannot run: Triton kernels run on CUDA; q is on cpu' in table.pop('triton')['refused']
     assert all(row['forward_seconds'] > 0 and row['forward_bytes'] >= 0 for row in table.values())
     assert table['reference']['difference'] == 0
     assert all(table[name]['difference'] < 1e-5 for name in ('mmattn', 'dense', 'separable'))

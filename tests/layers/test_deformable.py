@@ -131,5 +131,5 @@ def test_bad_arguments_are_named():
         DeformableAttention(96, 4, convention='v1')
     with pytest.raises(ArgumentError, match="position_bias='rpe' is unknown; choose one of table, log_cpb, fixed, "):
         DeformableAttention(96, 4, position_bias='rpe')
-    with pytest.raises(ValueError, match="backend='flex' cannot run: FlexAttention trains on CUDA only"):
-        DeformableAttention(8, 4, backend='flex')(torch.zeros(1, 8, 3, 3))
+    with pytest.raises(ValueError, match="backend='separable' cannot run: only dense drops attention weights"):
+        DeformableAttention(8, 4, backend='separable', attn_drop_rate=0.5)(torch.zeros(1, 8, 3, 3))

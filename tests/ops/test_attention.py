@@ -35,8 +35,7 @@ def test_channels_that_do_not_lie_side_by_side_give_the_same():
 
 
 @pytest.mark.parametrize('size', [1, 3, 100])
-def test_blocks_of_queries_equal_the_whole_with_gradients(monkeypatch, size):
-    monkeypatch.setattr('mmattn.ops.attention.BLOCK_LOGITS', 2 * 3 * 7 * size)
+def test_blocks_of_queries_equal_the_whole_with_gradients(size):
     q, k, v, bias = (torch.randn(2, 3, n, m, dtype=torch.double, requires_grad=True)
                      for n, m in ((5, 11), (7, 11), (7, 11), (5, 7)))
     asked = []
@@ -45,6 +44,6 @@ def test_blocks_of_queries_equal_the_whole_with_gradients(monkeypatch, size):
         asked.append(queries)
         return bias[:, :, queries]
 
-    blocks = attention_in_blocks(q, k, v, rows)
+    blocks = attention_in_blocks(q, k, v, rows, logits=2 * 3 * 7 * size)
     assert len(asked) == -(-5 // size)
     assert_same(blocks, reference.attention(q, k, v, bias), (q, k, v, bias))

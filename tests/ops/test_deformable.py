@@ -15,7 +15,8 @@ from mmattn.ops.deformable import (
     sample_groups,
 )
 from mmattn.ops.grid import key_grid, query_grid
-from tests.compare import assert_same
+from tests.compare import assert_same, largest_tensor
+from tests.ops.test_dispatch import set_budgets
 
 
 @pytest.mark.parametrize('convention', ['dat', 'dat_pp'])
@@ -103,32 +104,52 @@ def test_large_maps_do_not_hold_the_bias_and_small_ones_do():
 def test_only_dense_drops_weights():
     args = arguments((32, 64), (32, 64))
     assert IMPLEMENTATIONS.choose(None, *args, 0.1) == 'dense'
-    for name in ('separable', 'flex', 'reference'):
+    for name in ('triton', 'separable', 'reference'):
         assert IMPLEMENTATIONS.rows[name].refusals(*args, 0.1) == ['only dense drops attention weights']
 
 
-def test_on_meta_tensors_nothing_looks_at_points():
+@pytest.mark.parametrize('backend', [None, 'separable'])
+def test_meta_tensors_have_shapes_and_gradients(backend):
+    inputs = [t.to('meta').requires_grad_() for t in arguments((32, 64), (32, 64))[:-1]]
+    out = deformable_attention(*inputs, 'dat', backend=backend)
+    assert out.shape == inputs[0].shape
+    assert [grad.shape for grad in torch.autograd.grad(out.sum(), inputs)] == [t.shape for t in inputs]
+
+
+def test_on_other_devices_small_products_are_for_deterministic_algorithms(monkeypatch):
     args = [t.to('meta') if isinstance(t, torch.Tensor) else t for t in arguments((32, 64), (32, 64))]
-    assert deformable_attention(*args).shape == args[0].shape
-    with pytest.raises(ValueError, match="backend='separable' cannot run: it looks at the points"):
-        deformable_attention(*args, backend='separable')
+    assert IMPLEMENTATIONS.choose(None, *args, 0.0) == 'dense'
+    monkeypatch.setattr(torch, 'are_deterministic_algorithms_enabled', lambda: True)
+    assert IMPLEMENTATIONS.choose(None, *args, 0.0) == 'separable'
 
 
-def test_flex_comes_first_in_inference_on_cuda_only(monkeypatch):
+@pytest.mark.parametrize('logits', [1, 100, 2 ** 20])
+def test_the_bias_is_held_for_as_many_queries_as_there_is_memory(monkeypatch, logits):
+    set_budgets(monkeypatch, IMPLEMENTATIONS, logits)
+    q, k, v, points, table, _ = arguments((4, 5), (2, 3))
+    inputs = [torch.randn_like(t).requires_grad_() for t in (q, k, v, points, table)]
+    with largest_tensor() as largest:
+        out = deformable_attention(*inputs, 'dat', backend='dense')
+    assert largest.numel <= max(logits, q.numel(), 2 * 6 * 2) or logits == 2 ** 20
+    assert_same(out, deformable_attention(*inputs, 'dat', backend='reference'), inputs)
+
+
+def test_on_cuda_the_kernels_come_first(monkeypatch):
     """On a machine with no such device: what it would be asked is made up."""
-    monkeypatch.setattr(deformable, 'flex_refusals', lambda q: [])
-    q = SimpleNamespace(device=torch.device('cuda'), shape=(1, 2, 32, 64, 16))
-    small = SimpleNamespace(device=torch.device('cuda'), shape=(1, 2, 3, 4, 16))
+    monkeypatch.setattr(deformable, 'kernel_refusals', lambda tensors, dims: [])
+    monkeypatch.setattr('mmattn.ops.kernels.deformable.trial', lambda device, dtype, dims: None)
+    q = SimpleNamespace(device=torch.device('cuda'), shape=torch.Size((1, 2, 32, 64, 16)), dtype=torch.float16)
     points, table = torch.zeros(1, 1, 32, 64, 2), torch.zeros(2, 3, 3)
 
     def chosen(q, table=table, dropout=0.0):
         return IMPLEMENTATIONS.choose(None, q, q, q, points, table, 'dat', dropout)
-    assert chosen(q) == 'separable'
-    with torch.no_grad():
-        assert chosen(q) == 'flex'
-        assert chosen(small) == 'dense'
-        assert chosen(q, table=None) == 'dense'
-        assert chosen(q, dropout=0.1) == 'dense'
+    assert chosen(q) == 'triton'
+    assert chosen(q, table=None) == 'dense'
+    assert chosen(q, dropout=0.1) == 'dense'
+    monkeypatch.setattr('mmattn.ops.kernels.deformable.trial', lambda device, dtype, dims: 'it errs')
+    assert chosen(q) == 'dense'
+    with pytest.raises(ValueError, match=r"^backend='triton' cannot run: it errs$"):
+        IMPLEMENTATIONS.choose('triton', q, q, q, points, table, 'dat', 0.0)
 
 
 def test_backend_can_be_forced_and_refuses_with_reasons(monkeypatch):
@@ -141,9 +162,7 @@ def test_backend_can_be_forced_and_refuses_with_reasons(monkeypatch):
     monkeypatch.setenv('MMATTN_DEFORMABLE_ATTENTION', 'separable')
     deformable_attention(*args)
     assert len(called) == 2
-    with pytest.raises(ValueError, match="backend='flex' cannot run: FlexAttention trains on CUDA only"):
-        deformable_attention(*args, backend='flex')
-    with pytest.raises(ValueError, match="backend='fast' is unknown; choose one of dense, flex, reference, separable"):
+    with pytest.raises(ValueError, match="backend='fast' is unknown; choose one of dense, reference, separable, triton"):
         deformable_attention(*args, backend='fast')
     with pytest.raises(ValueError, match='MMATTN_DEFORMABLE_ATTENTION=separable cannot run: only dense drops'):
         deformable_attention(*args, dropout=0.5)

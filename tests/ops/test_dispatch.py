@@ -18,7 +18,8 @@ MODULES = {'centred_convolution': convolution, 'deformable_attention': deformabl
 def set_budgets(monkeypatch, table, numbers):
     """All implementations of a table may hold so many numbers of a kind."""
     for name, row in table.rows.items():
-        budgets = {kind: Budget(numbers, numbers) for kind in row.budgets}
+        budgets = {kind: Budget(numbers, 4 * numbers / dispatch.free_memory(torch.device('meta')))
+                   for kind in row.budgets}
         monkeypatch.setitem(table.rows, name, replace(row, budgets=budgets))
 
 
@@ -45,7 +46,7 @@ def table(calls):
 
     return Implementations('double', 'MMATTN_TEST', {
         'fast': Implementation(run, at_least('fast', 10), lambda x, least: ['least is odd'] if least % 2 else []),
-        'good': Implementation(run, at_least('good', 3), budgets={'block': Budget(cpu=7, other=9)}),
+        'good': Implementation(run, at_least('good', 3), budgets={'block': Budget(cpu=7, share=1 / 64)}),
         'reference': Implementation(run, reservations=for_comparison)})
 
 
@@ -96,7 +97,7 @@ def test_a_row_gets_its_budget_of_the_device(table, calls):
     assert double(torch.ones(5)).tolist() == [2] * 5
     double(torch.ones(5, device='meta'))
     double(torch.ones(5), backend='reference')
-    assert [call for call in calls if call[0] == 'run'] == [('run', 7), ('run', 9), ('run', None)]
+    assert [call for call in calls if call[0] == 'run'] == [('run', 7), ('run', 2 ** 26), ('run', None)]
 
 
 def test_explain_says_what_runs_and_what_speaks_against_the_others(table, monkeypatch):
@@ -154,10 +155,22 @@ def test_explain_of_an_op():
     q, points = torch.rand(1, 2, 32, 64, 8), torch.rand(1, 1, 32, 64, 2)
     assert explain(deformable.deformable_attention, q, q, q, points, torch.rand(2, 9, 9), convention='dat') == '''\
 deformable_attention of [1, 2, 32, 64, 8], torch.float32 on cpu
-  flex: FlexAttention trains on CUDA only; q is on cpu
+  triton: the interpreter is for tests
   separable: runs
   dense: separable comes first
   reference: the plain formula, for comparison'''
+
+
+def test_a_gpu_is_asked_once_how_much_of_its_memory_is_free(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda device: asked.append(device) or (8 * 2 ** 20, 0))
+    device = torch.device('cuda', 7)
+    try:
+        assert [Budget(cpu=3, share=1 / 4).on(device) for _ in range(2)] == [2 ** 19] * 2
+        assert asked == [device]
+    finally:
+        dispatch.free_memory.cache_clear()
 
 
 def test_importing_the_package_of_ops_needs_no_torch():
