@@ -4,7 +4,8 @@
 # make demo-crossformer, demo-crossformer-seg, demo-biformer, demo-biformer-seg
 #                RetinaNet and UperNet with a small CrossFormer or BiFormer
 # make setup     set up .venv alone
-# make test      set up .venv, run the tests, two at a time (make test-slow for the long ones)
+# make test      set up .venv, run the tests, two at a time (make test-slow for the long ones, make test-gpu for those
+#                of a GPU)
 # make lint      set up .venv, check style and types
 #
 # PYTHON  interpreter that makes .venv, 3.10 or newer
@@ -27,7 +28,7 @@ SHOWN := 00003
 
 # Keep them although nothing names them as a goal.
 .PRECIOUS: work_dirs/%/trained work_dirs/%/test.log
-.PHONY: demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-seg test test-slow lint setup clean
+.PHONY: demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-seg test test-slow test-gpu lint setup clean
 
 demo: work_dirs/mask-rcnn_dat_scenes/attention/$(SHOWN)/grid.png
 demo-seg: work_dirs/upernet_dat_scenes/attention/$(SHOWN)/grid.png
@@ -63,6 +64,10 @@ test: $(VENV)/ready
 
 test-slow: $(VENV)/ready
 	$(PYTEST) -m slow
+
+# alone on the GPU; TORCH is to be a build for CUDA
+test-gpu: $(VENV)/ready
+	$(BIN)/python -m pytest -m gpu -rs
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

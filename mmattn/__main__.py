@@ -18,6 +18,7 @@ COMMANDS = {
     'replay': 'run the call of a model again whose numbers were not finite',
     'get-flops': 'count parameters and multiply-adds',
     'benchmark': 'measure time and peak memory of a layer or a backbone',
+    'check-gpu': 'check and time every implementation on a GPU',
     'analyze-points': 'how many sampled points lie on objects',
     'ablate': 'compare attentions in one small network',
 }

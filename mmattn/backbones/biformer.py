@@ -158,8 +158,8 @@ class BiFormer(Pyramid):
             leaves what the stages say.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0 at the first.
         with_cp: recompute blocks in the backward pass instead of storing them.
-        pyramid: `out_indices`, `frozen_stages`, `norm_eval`, `out_norm`, `cut_padding` and `init_cfg` as in
-            `mmattn.backbones.pyramid.Pyramid`.
+        pyramid: `out_indices`, `frozen_stages`, `norm_eval`, `out_norm`, `cut_padding`, `recompute_mlp` and `init_cfg`
+            as in `mmattn.backbones.pyramid.Pyramid`.
 
     Shapes:
         (B, in_channels, H, W) -> one (B, embed_dims of the stage, H / (4, 8, 16, 32), W / (4, 8, 16, 32)) per

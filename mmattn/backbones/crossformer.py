@@ -131,8 +131,8 @@ class CrossFormer(Pyramid):
         drop_path_rate: stochastic depth of the last block, rising linearly from 0 at the first.
         with_cp: recompute blocks in the backward pass instead of storing them.
         out_norm: layer norm on each returned map, or on some; the published detectors and segmentors have none.
-        pyramid: `out_indices`, `frozen_stages`, `norm_eval`, `cut_padding` and `init_cfg` as in
-            `mmattn.backbones.pyramid.Pyramid`.
+        pyramid: `out_indices`, `frozen_stages`, `norm_eval`, `cut_padding`, `recompute_mlp` and `init_cfg`
+            as in `mmattn.backbones.pyramid.Pyramid`.
 
     Shapes:
         (B, in_channels, H, W) -> one (B, embed_dims of the stage, H / (4, 8, 16, 32), W / (4, 8, 16, 32)) per

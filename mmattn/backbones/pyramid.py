@@ -17,7 +17,7 @@ from mmattn.checkpoint.loading import load_backbone, translate_on_load
 from mmattn.checkpoint.reading import read_as_chosen, state_dict_of
 from mmattn.checks import check_at_least, check_map, check_rate, is_whole
 from mmattn.errors import ArgumentError
-from mmattn.layers import LayerNorm2d
+from mmattn.layers import MLP, LayerNorm2d
 from mmattn.ops.padding import content_sizes, in_valid_area
 
 Presets = Mapping[str, Sequence[Mapping[str, Any]]]     # the stages of each named architecture
@@ -194,6 +194,8 @@ class Pyramid(BaseModule):
             image whose values are all zero count as padding, but not all of an image. Batch norms in training see the
             images of one size at a time. Sizes are read from values, which a GPU has to wait for and which cannot be
             exported.
+        recompute_mlp: make the hidden channels of the MLPs again in the backward pass instead of keeping them. None to
+            do so where it is faster: on the CPU, but for depth-wise MLPs.
         init_cfg: initialization as MMEngine describes it. `dict(type='Pretrained', checkpoint=…)` takes our files and
             the authors', of classifiers, detectors and segmentors; position bias tables of another size are resized,
             and a file that does not fit raises `CheckpointError`.
@@ -207,8 +209,8 @@ class Pyramid(BaseModule):
 
     def __init__(self, in_channels: int, layout: Layout, *, out_indices: Sequence[int] = (0, 1, 2, 3),
                  frozen_stages: int = -1, norm_eval: bool = False, out_norm: bool | Sequence[int] = True,
-                 cut_padding: bool = False, init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
-                 **unknown: Any) -> None:
+                 cut_padding: bool = False, recompute_mlp: bool | None = None,
+                 init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None, **unknown: Any) -> None:
         super().__init__(init_cfg)
         refuse_unknown(type(self).__name__, unknown, argument_names(type(self), Pyramid))
         count = len(layout.stages)
@@ -230,6 +232,9 @@ class Pyramid(BaseModule):
         self.downsamples = nn.ModuleList(layout.downsamples[:chosen[-1]])
         self.norms = nn.ModuleDict({
             str(i): layout.norm_layer(layout.dims[i]) if i in self.normed_stages else nn.Identity() for i in chosen})
+        for module in self.modules():
+            if isinstance(module, MLP):
+                module.recompute = recompute_mlp
         self.register_load_state_dict_pre_hook(translate_on_load)
         self._freeze()
 

@@ -43,6 +43,8 @@ def run(args: Namespace) -> None:
     case = Case(**{field.name: getattr(args, field.name) for field in fields(Case)})
     if not case.is_deformable_layer and args.rows and 'no-bias' in args.rows:
         raise UsageError('no-bias is a row for --layer of dat and dat_pp')
+    if case.layer and args.rows and 'swin-t' in args.rows:
+        raise UsageError('swin-t is a row for --arch')
     if min(*args.size, args.batch, args.repeat, args.iterations) < 1:
         raise UsageError('--size, --batch, --repeat and --iterations must be at least 1')
     rows = args.rows or ['reference', 'mmattn', *(['no-bias'] if case.is_deformable_layer else [])]

@@ -7,7 +7,7 @@ from mmattn.checks import check_at_least, check_number, check_rate
 from mmattn.errors import ArgumentError
 from mmattn.layers.describe import arguments_repr
 
-BLOCK_HIDDEN = {'cpu': 2 ** 20}     # hidden numbers at once, so that they stay in the cache; other devices: all
+BLOCK_HIDDEN = 2 ** 20      # hidden numbers at once on the CPU, so that they stay in its cache
 
 
 class MLP(nn.Module):
@@ -15,13 +15,14 @@ class MLP(nn.Module):
 
         y = W_2 GELU(W_1 x)
 
-    Hidden channels, several times as many as the map has, are made for a few rows at a time and made again in the
-    backward pass.
+    Hidden channels are several times as many as the map has. They can be made again in the backward pass instead of
+    being kept: less memory, and on a CPU, where they are made for a few rows at a time, less time too.
 
     Args:
         embed_dims: channels C in and out.
         mlp_ratio: hidden channels / C.
         drop_rate: dropout after each linear map.
+        recompute: make hidden channels again in the backward pass; None to do so on the CPU only.
 
     Shapes:
         (B, C, H, W) -> (B, C, H, W)
@@ -30,7 +31,8 @@ class MLP(nn.Module):
         ArgumentError: a ratio that leaves no hidden channels.
     """
 
-    def __init__(self, embed_dims: int, mlp_ratio: float = 4.0, *, drop_rate: float = 0.0) -> None:
+    def __init__(self, embed_dims: int, mlp_ratio: float = 4.0, *, drop_rate: float = 0.0,
+                 recompute: bool | None = None) -> None:
         super().__init__()
         check_at_least('embed_dims', embed_dims, 1)
         check_number('mlp_ratio', mlp_ratio)
@@ -40,21 +42,26 @@ class MLP(nn.Module):
             raise ArgumentError(f'mlp_ratio={mlp_ratio} leaves no hidden channels of embed_dims={embed_dims}')
         self.embed_dims = embed_dims
         self.mlp_ratio = mlp_ratio
+        self.recompute = recompute
         self.fc1 = nn.Linear(embed_dims, hidden)
         self.fc2 = nn.Linear(hidden, embed_dims)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
-        """`norm`, a layer norm, comes before; what it gives is not kept for the backward pass either."""
-        # a trace would keep the number of parts, whatever map it gets
-        if torch.jit.is_tracing():      # type: ignore[attr-defined]
+        """`norm`, a layer norm, comes before; where hidden channels are not kept, nor is what it gives."""
+        if not self._recomputes(x):
             return self._feed_forward(x, norm).permute(0, 3, 1, 2)
         batch, _, height, width = x.shape
-        size = BLOCK_HIDDEN.get(x.device.type)
-        rows = max(1, size // max(1, batch * width * self.fc1.out_features)) if size else height
+        rows = max(1, BLOCK_HIDDEN // max(1, batch * width * self.fc1.out_features)) if x.is_cpu else height
         parts = [checkpoint(self._feed_forward, part, norm, use_reentrant=False, preserve_rng_state=self.drop.p > 0)
                  for part in x.split(rows, 2)]
         return torch.cat(parts, 1).permute(0, 3, 1, 2)
+
+    def _recomputes(self, x: Tensor) -> bool:
+        # a trace would keep the number of parts, whatever map it gets
+        if torch.jit.is_tracing():      # type: ignore[attr-defined]
+            return False
+        return x.is_cpu if self.recompute is None else self.recompute
 
     def _feed_forward(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         """(B, C, H, W) -> (B, H, W, C)."""
@@ -73,17 +80,23 @@ class DepthwiseMLP(MLP):
     Args:
         embed_dims, mlp_ratio, drop_rate: as in `MLP`.
         residual: add the convolution to what it reads, as DAT++ does.
+        recompute: make hidden channels again in the backward pass; None not to.
     """
 
-    def __init__(self, embed_dims: int, mlp_ratio: float = 4.0, *, drop_rate: float = 0.0,
-                 residual: bool = True) -> None:
-        super().__init__(embed_dims, mlp_ratio, drop_rate=drop_rate)
+    def __init__(self, embed_dims: int, mlp_ratio: float = 4.0, *, drop_rate: float = 0.0, residual: bool = True,
+                 recompute: bool | None = None) -> None:
+        super().__init__(embed_dims, mlp_ratio, drop_rate=drop_rate, recompute=recompute)
         hidden = self.fc1.out_features
         self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.residual = residual
 
     def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        if not self.recompute:
+            return self._feed_forward(x, norm).permute(0, 3, 1, 2)
+        out: Tensor = checkpoint(self._feed_forward, x, norm, use_reentrant=False)
+        return out.permute(0, 3, 1, 2)
+
+    def _feed_forward(self, x: Tensor, norm: nn.Module | None) -> Tensor:
         x = self.fc1((norm(x) if norm else x).permute(0, 2, 3, 1))
         y = self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = self.drop(F.gelu(x + y if self.residual else y))
-        return self.drop(self.fc2(x)).permute(0, 3, 1, 2)
+        return self.drop(self.fc2(self.drop(F.gelu(x + y if self.residual else y))))

@@ -27,7 +27,9 @@ ROWS = {
     'triton': 'fused CUDA kernels',
     'no-bias': 'attention without position bias: the limit',
     'bf16': 'mmattn under bfloat16 autocast',
+    'swin-t': "mmdet's Swin-T, another backbone of the size of the small ones here",
 }
+OTHERS = ('no-bias', 'products', 'swin-t')      # rows that give other outputs
 OPS = dict(dat=[deformable], biformer=[routing], crossformer=[grouped, convolution])     # whose rows these are
 
 
@@ -73,6 +75,11 @@ def build(case: Case, row: str) -> tuple[nn.Module, Tensor]:
                 offset_range_factor=2 if case.family == 'dat' else -1, table_size=case.table, convention=case.family,
                 position_bias='none' if row == 'no-bias' else 'table')
         x = torch.randn(case.batch, case.dim, *case.size)
+    elif row == 'swin-t':
+        from mmdet.models.backbones import SwinTransformer
+        module = SwinTransformer(drop_path_rate=0.0, with_cp=case.with_cp)
+        module.train()      # gives nothing back
+        x = torch.randn(case.batch, 3, *case.size)
     else:
         assert case.arch
         from mmattn.backbones import DAT, BiFormer, CrossFormer, CrossFormerPlusPlus, DATPlusPlus
@@ -203,7 +210,7 @@ def measure_rows(case: Case, rows: Sequence[str], repeat: int) -> list[dict[str,
             for key in results[name][0]:
                 values = [result[key] for result in results[name]]
                 row[key] = None if None in values else statistics.median(values)
-            if name not in ('no-bias', 'products') and name in differences:
+            if name not in OTHERS and name in differences:
                 row['difference'] = differences[name]
         table.append(row)
     return table

@@ -41,7 +41,8 @@ def deform_points(offsets: Tensor, range_factor: float, convention: str) -> tupl
         return points.tanh() if convention == 'dat' else points.clamp(-1, 1), reference
     if range_factor == 0 and convention == 'dat':
         return reference + offsets, reference
-    cell = reference.new_tensor([1 / n for n in spans(size, convention)])
+    # filled, not copied from the host, which would wait for the device
+    cell = torch.cat([reference.new_full((1,), 1 / n) for n in spans(size, convention)])
     return reference + offsets.tanh() * cell * range_factor, reference
 
 

@@ -92,7 +92,7 @@ def sample_flipped(x: Tensor, points: Tensor) -> Tensor:
 
 def _gather_corners(x: Tensor, points: Tensor) -> Tensor:
     """The four pixels around each point, weighted; shapes as in `sample`."""
-    size = torch.tensor(x.shape[2:], device=x.device)
+    size = torch.cat([torch.full((1,), side, device=x.device) for side in x.shape[2:]])
     pixels = (points.flatten(1, 2) + 1) / 2 * (size - 1)                                # (B, Hk Wk, 2)
     first = pixels.detach().floor()
     share = pixels - first

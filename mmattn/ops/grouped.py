@@ -10,16 +10,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
-from mmattn.ops.autocast import autocast_dtype, without_autocast
+from mmattn.ops.precision import autocast_dtype, without_autocast
 from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
-from mmattn.ops.partition import bias_windows, group_views, sum_antidiagonals
+from mmattn.ops.partition import bias_windows, group_views, pad_to_multiple, relative_bias, sum_antidiagonals
 
 Projection = tuple[Tensor, Tensor | None]       # weight and bias
+PADDED_LOGITS = Budget(cpu=0, share=1 / 8)
 QUERIES = 64                    # of a group at a time, at least, so that the groups of a block share its bias
 
 
@@ -62,11 +64,46 @@ def _views(x: Tensor, qkv: Projection, proj: Projection, table: Tensor, num_head
     return _GroupedAttention.apply(x, table, *qkv, *proj, *options)
 
 
+def _padded(x: Tensor, qkv: Projection, proj: Projection, table: Tensor, num_heads: int, interval: int) -> Tensor:
+    """The whole map at once, completed to whole groups, in few and large calls. Keys that complete it have a logit that
+    no other comes near; where all of a group do, nobody reads what comes out."""
+    height, width = x.shape[1:3]
+    group = [side // 2 + 1 for side in table.shape[1:]]
+    square = [side * interval for side in group]
+    parts = pad_to_multiple(F.linear(x, *qkv), square)
+    q, k, v = rearrange(parts, 'b (ry gy iy) (rx gx ix) (three h d) -> three (b ry iy rx ix) h (gy gx) d', three=3,
+                        gy=group[0], gx=group[1], iy=interval, ix=interval, h=num_heads)
+    bias = relative_bias(table, group).to(q.dtype)[None]
+    if parts.shape[1:3] != x.shape[1:3]:
+        real = pad_to_multiple(x.new_ones(1, height, width, 1), square)
+        real = rearrange(real, '1 (ry gy iy) (rx gx ix) 1 -> (ry iy rx ix) 1 1 (gy gx)', gy=group[0], gx=group[1],
+                         iy=interval, ix=interval)
+        bias = bias.masked_fill(real == 0, torch.finfo(q.dtype).min / 4)                        # (G, h, n, n)
+        bias = bias.expand(len(x), *bias.shape).flatten(0, 1)
+    out = rearrange(attention(q, k, v, bias), '(b ry iy rx ix) h (gy gx) d -> b (ry gy iy) (rx gx ix) (h d)',
+                    b=len(x), ry=parts.shape[1] // square[0], gy=group[0], iy=interval, ix=interval,
+                    rx=parts.shape[2] // square[1])
+    return F.linear(out[:, :height, :width], *proj)
+
+
+def _padded_reservations(x: Tensor, qkv: Projection, proj: Projection, table: Tensor, num_heads: int,
+                         interval: int) -> list[str]:
+    if x.is_cpu:
+        return ['a few groups at a time fit the caches of a CPU']
+    group = [side // 2 + 1 for side in table.shape[1:]]
+    padded = [-(-side // (part * interval)) * part * interval for side, part in zip(x.shape[1:3], group)]
+    logits = len(x) * num_heads * padded[0] * padded[1] * group[0] * group[1]
+    if logits > PADDED_LOGITS.on(x.device):
+        return [f'the gradient of the bias would be {logits} numbers at a time']
+    return []
+
+
 def _views_refusals(*args: object) -> list[str]:
     return ['its views of the map and its backward pass cannot be traced'] if is_traced() else []
 
 
 IMPLEMENTATIONS = Implementations('grouped_attention', 'MMATTN_GROUPED_ATTENTION', {
+    'padded': Implementation(_padded, reservations=_padded_reservations),
     'views': Implementation(_views, _views_refusals, budgets={
         'logits': Budget(cpu=2 ** 20, share=1 / 64),       # in the backward pass
         'bias': Budget(cpu=2 ** 22, share=1 / 64)}),       # forward, where PyTorch's attention holds no logits

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmattn.ops.autocast import without_autocast
+from mmattn.ops.precision import without_autocast
 
 BLOCK_QUERIES = 4096                # whole rows of the map, about this many queries at once
 

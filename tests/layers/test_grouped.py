@@ -104,7 +104,7 @@ def test_a_backend_is_passed_on():
     out = m(x)
     m.backend = 'reference'
     torch.testing.assert_close(m(x), out)
-    with pytest.raises(ValueError, match="backend='fast' is unknown; choose one of reference, views"):
+    with pytest.raises(ValueError, match="backend='fast' is unknown; choose one of padded, reference, views"):
         ShortDistanceAttention(8, 2, backend='fast')(x)
 
 

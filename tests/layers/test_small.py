@@ -31,7 +31,7 @@ def test_mlp_works_on_each_pixel():
 @pytest.mark.parametrize('block', [1, 60, 2 ** 20])
 @pytest.mark.parametrize('with_norm', [True, False])
 def test_mlp_in_blocks_of_rows_has_the_gradients_of_the_formula(monkeypatch, block, with_norm):
-    monkeypatch.setitem(mlp_module.BLOCK_HIDDEN, 'cpu', block)
+    monkeypatch.setattr(mlp_module, 'BLOCK_HIDDEN', block)
     mlp, norm = MLP(6, mlp_ratio=2).double(), LayerNorm2d(6).double() if with_norm else None
     x = torch.randn(2, 6, 5, 3, dtype=torch.double, requires_grad=True)
     plain = (norm(x) if with_norm else x).permute(0, 2, 3, 1)
@@ -53,7 +53,7 @@ def test_mlp_keeps_no_hidden_channels_and_drops_the_same_ones_in_the_backward_pa
 
 
 def test_a_traced_mlp_serves_maps_of_any_height(monkeypatch):
-    monkeypatch.setitem(mlp_module.BLOCK_HIDDEN, 'cpu', 60)
+    monkeypatch.setattr(mlp_module, 'BLOCK_HIDDEN', 60)
     mlp = MLP(6, mlp_ratio=2)
     traced, x = torch.jit.trace(mlp, torch.randn(1, 6, 7, 3)), torch.randn(2, 6, 4, 5)
     torch.testing.assert_close(traced(x), mlp(x))

@@ -1,7 +1,7 @@
 """Kernels compiled for GPUs that need not be there, and what the machine code uses.
 
-python -m tests.ops.compiled MODULE   compiles what the functions of `PROBLEMS[MODULE]` would launch, for every target,
-and prints a line of JSON for each.
+The kernels that a problem launches are recorded on tensors of the device 'meta' and compiled in a process of their own,
+where Triton does not interpret.
 """
 import json
 import os
@@ -19,7 +19,7 @@ POINTERS = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf
 
 
 def recorded(module, call):
-    """What `call` launches of a kernel module: [(kernel, args, options)]. Nothing runs, so its tensors may be 'meta'."""
+    """What `call` launches of a kernel module, [(kernel, args, options)]; nothing runs: its tensors may be 'meta'."""
     launches = []
     original = module.launch
     module.launch = lambda kernel, grid, device, *args, **options: launches.append((kernel, args, options))
@@ -104,7 +104,7 @@ def main(task):
     for kernel, args, options in recorded(module, lambda: problem(**task['arguments'])):
         for capability in TARGETS:
             use = compiled(kernel, args, options, capability)
-            print(json.dumps(dict(kernel=kernel.__name__, capability=capability, **task['arguments'], **use)), flush=True)
+            print(json.dumps(dict(kernel=kernel.__name__, capability=capability, **task['arguments'], **use)))
 
 
 if __name__ == '__main__':

@@ -162,7 +162,7 @@ def test_backend_can_be_forced_and_refuses_with_reasons(monkeypatch):
     monkeypatch.setenv('MMATTN_DEFORMABLE_ATTENTION', 'separable')
     deformable_attention(*args)
     assert len(called) == 2
-    with pytest.raises(ValueError, match="backend='fast' is unknown; choose one of dense, reference, separable, triton"):
+    with pytest.raises(ValueError, match="backend='fast' is unknown; choose one of dense, reference, separable, trit"):
         deformable_attention(*args, backend='fast')
     with pytest.raises(ValueError, match='MMATTN_DEFORMABLE_ATTENTION=separable cannot run: only dense drops'):
         deformable_attention(*args, dropout=0.5)

@@ -25,9 +25,11 @@ def leaves(x, qkv, proj, table):
 @pytest.mark.parametrize('group', [(2, 3), (4, 4)])
 @pytest.mark.parametrize('interval', [1, 3])
 @pytest.mark.parametrize('with_bias', [True, False])
-def test_equals_the_formula_with_gradients(size, group, interval, with_bias):
+@pytest.mark.parametrize('backend', ['views', 'padded'])
+def test_equals_the_formula_with_gradients(size, group, interval, with_bias, backend):
     args = problem(size, group, with_bias=with_bias)
-    assert_same(grouped_attention(*args, 2, interval), reference.grouped_attention(*args, 2, interval), leaves(*args))
+    assert_same(grouped_attention(*args, 2, interval, backend), reference.grouped_attention(*args, 2, interval),
+                leaves(*args))
 
 
 @pytest.mark.parametrize('limit', [1, 100, 1000, 10000])
@@ -79,7 +81,7 @@ def test_backend_can_be_forced(monkeypatch):
     assert grouped_attention(*args, backend='reference') == 'plain'
     monkeypatch.setenv('MMATTN_GROUPED_ATTENTION', 'reference')
     assert grouped_attention(*args) == 'plain'
-    with pytest.raises(ValueError, match="backend='flash' is unknown; choose one of reference, views"):
+    with pytest.raises(ValueError, match="backend='flash' is unknown; choose one of padded, reference, views"):
         grouped_attention(*args, backend='flash')
 
 
@@ -87,7 +89,8 @@ def test_where_calls_are_traced_the_plain_formula_is_the_fallback(monkeypatch):
     args = *problem((4, 5), (2, 2)), 2
     monkeypatch.setattr(grouped, 'is_traced', lambda: True)
     lines = explain(grouped_attention, *args).splitlines()
-    assert lines[1:] == ['  views: its views of the map and its backward pass cannot be traced',
+    assert lines[1:] == ['  padded: a few groups at a time fit the caches of a CPU',
+                         '  views: its views of the map and its backward pass cannot be traced',
                          '  reference: runs, as the fallback (the plain formula, for comparison)']
     with pytest.raises(ValueError, match=r"^backend='views' cannot run: its views of the map and its backward pass"):
         grouped_attention(*args, backend='views')

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mmattn.ops.fused import is_interpreted
+from mmattn.ops.precision import products_allow_tf32
 
 LOG2E = 1.4426950408889634
 
@@ -30,7 +31,7 @@ def precision(dtype: torch.dtype) -> str:
     if is_interpreted():
         return 'raised'
     if dtype == torch.float32:
-        return 'tf32x3' if torch.get_float32_matmul_precision() == 'highest' else 'tf32'
+        return 'tf32' if products_allow_tf32() else 'tf32x3'
     return 'ieee'
 
 

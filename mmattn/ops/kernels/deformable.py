@@ -14,7 +14,7 @@ Shapes: B batch, h heads, G offset groups, H x W queries, K keys, d channels of 
 """
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +23,42 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmattn.ops.fused import failure
+from mmattn.ops.fused import failure, is_interpreted
 from mmattn.ops.grid import query_grid, spans
 from mmattn.ops.kernels.common import LOG2E, block_of, dot, index_type, launch, precision
 from mmattn.ops.separable import separable_attention
 
 ENTRIES, KEYS = 32, 32      # of a block where patches are summed
 CHUNK = 512                 # keys that a program sums
+COLUMNS = 16                # queries of a row of a tile
+
+
+class Tiling(NamedTuple):
+    """What a program has at a time: rows of a tile of queries, keys of a block; and its warps."""
+    rows: int
+    keys: int
+    warps: int = 4
+
+
+class Tilings(NamedTuple):
+    """Of the kernels: the largest that keep to the registers of a GPU."""
+    forward: Tiling
+    queries: Tiling
+    keys: Tiling
+    patches: Tiling
+
+
+# by bytes of a number and BLOCK_D
+TILINGS = {
+    (2, 16): Tilings(Tiling(4, 64), Tiling(4, 32), Tiling(2, 64), Tiling(4, 64)),
+    (2, 32): Tilings(Tiling(4, 64), Tiling(4, 32), Tiling(2, 64), Tiling(4, 64)),
+    (2, 64): Tilings(Tiling(4, 64), Tiling(4, 32), Tiling(4, 32), Tiling(4, 64, 8)),
+    (2, 128): Tilings(Tiling(4, 64, 8), Tiling(4, 32), Tiling(2, 32), Tiling(4, 32)),
+    (4, 16): Tilings(Tiling(4, 64), Tiling(4, 32), Tiling(2, 64), Tiling(4, 64)),
+    (4, 32): Tilings(Tiling(4, 32), Tiling(4, 32), Tiling(1, 32), Tiling(4, 32)),
+    (4, 64): Tilings(Tiling(2, 32, 8), Tiling(2, 32), Tiling(2, 32, 8), Tiling(2, 16)),
+    (4, 128): Tilings(Tiling(2, 16, 8), Tiling(2, 16, 8), Tiling(2, 16, 8), Tiling(2, 16, 8)),
+}
 
 
 @triton.jit
@@ -73,10 +102,7 @@ def _read(TABLE, y, x, WIDTH: tl.constexpr):
 @triton.jit
 def _load(BASE, n, d, there, s_n, s_d, DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     """(n, d) channels of tokens; zeros where there are none."""
-    if DIM == BLOCK_D:
-        mask = there[:, None]
-    else:
-        mask = there[:, None] & (d < DIM)[None, :]
+    mask = there[:, None] if DIM == BLOCK_D else there[:, None] & (d < DIM)[None, :]
     return tl.load(BASE + n[:, None] * s_n + d[None, :] * s_d, mask=mask, other=0.0)
 
 
@@ -125,8 +151,8 @@ def _forward(Q, K, V, POINTS, TABLE, OUT, LSE, H, W, KEYS, HEADS, PER_GROUP, sca
 
 
 @triton.jit
-def _backward_queries(Q, K, V, GRAD, POINTS, TABLE, LSE, DELTA, GRAD_Q, H, W, KEYS, HEADS, PER_GROUP, scale, logit_scale,
-                      step_y, step_x, start_y, start_x, per_y, per_x, far_y, far_x,
+def _backward_queries(Q, K, V, GRAD, POINTS, TABLE, LSE, DELTA, GRAD_Q, H, W, KEYS, HEADS, PER_GROUP, scale,
+                      logit_scale, step_y, step_x, start_y, start_x, per_y, per_x, far_y, far_x,
                       q_b, q_h, q_y, q_x, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d, g_b, g_h, g_y, g_x, g_d,
                       o_b, o_h, o_y, o_x, o_d, table_h,
                       WIDTH: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr,
@@ -240,7 +266,7 @@ def _backward_patches(Q, K, V, GRAD, POINTS, TABLE, LSE, DELTA, PATCHES, H, W, K
     patch = PATCHES + image_head * (PATCH_Y * PATCH_X) * KEYS + n
     across = tl.cdiv(W, COLUMNS)
     for number in range(0, tl.cdiv(H, ROWS) * across):
-        weights, grad_logits, slope_y, slope_x, q, grad = _weights_of(
+        _, grad_logits, _, _, _, _ = _weights_of(
             k, v, k_y, k_x, none, Q + b * q_b + h * q_h, GRAD + b * g_b + h * g_h, TABLE + h * table_h,
             LSE + image_head * H * W, DELTA + image_head * H * W, number, d, H, W, scale, step_y, step_x, start_y,
             start_x, q_y, q_x, q_d, g_y, g_x, g_d, WIDTH, DIM, BLOCK_D, ROWS, COLUMNS, PRECISION, INDEX)
@@ -274,7 +300,7 @@ def _sum_patches(PATCHES, POINTS, SUMS, KEYS, HEADS, PER_GROUP, CHUNKS, entries,
     patch = PATCHES + (b * HEADS + h) * (PATCH_Y * PATCH_X) * KEYS
     acc = tl.zeros([ENTRIES], tl.float32)
     chunk = tl.program_id(2) % CHUNKS * CHUNK
-    for start in range(chunk, chunk + CHUNK, BLOCK):
+    for start in range(chunk, tl.minimum(chunk + CHUNK, KEYS), BLOCK):
         n = start + tl.arange(0, BLOCK)
         there = n < KEYS
         k_y, k_x, _ = _points(POINTS, first + n, there, per_y, per_x, far_y, far_x)
@@ -324,6 +350,10 @@ class _Axis:
         """How many entries some neighbouring queries read for a key, at most."""
         return int((min(queries, self.side) - 1) * self.step + 1e-3) + 3
 
+    def patch(self, read: int) -> int:
+        """How many entries all queries read for a key, at most, where some read so many."""
+        return int((self.side - 1) * self.step) + 2 + read
+
 
 def _axes(size: torch.Size, table: torch.Size, convention: str) -> tuple[_Axis, _Axis]:
     y, x = (_Axis(side, entries, span, 1 / span - 1 if convention == 'dat' else -1.0)
@@ -343,16 +373,14 @@ class _DeformableAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor, convention: str) -> Tensor:
         points = points.contiguous()
-        y, x = axes = _axes(q.shape[2:4], table.shape[1:], convention)
+        axes = _axes(q.shape[2:4], table.shape[1:], convention)
         ring = _ringed(table, axes)
         out = torch.empty_like(q)
         lse = torch.empty(q.shape[:4], dtype=torch.float32, device=q.device)
-        rows, columns, block, options = _tiles('forward', q)
-        tiles = triton.cdiv(y.side, rows) * triton.cdiv(x.side, columns)
-        launch(_forward, (tiles, q.shape[0] * q.shape[1]), q.device, q, k, v, points, ring, out, lse,
+        tiling = _tilings(q).forward
+        launch(_forward, (_tiles_of(axes, tiling), q.shape[0] * q.shape[1]), q.device, q, k, v, points, ring, out, lse,
                *_sizes(q, k, points), q.shape[4] ** -0.5 * LOG2E, *_geometry(axes), *q.stride(), *k.stride(),
-               *v.stride(), *out.stride(), ring.stride(0), **_constants(q, k, v, out, ring=ring), ROWS=rows,
-               COLUMNS=columns, BLOCK=block, **options)
+               *v.stride(), *out.stride(), ring.stride(0), **_constants(q, k, v, out, ring=ring), **_options(tiling))
         ctx.save_for_backward(q, k, v, points, table, out, lse)
         ctx.convention = convention
         return out
@@ -373,26 +401,25 @@ class _DeformableAttention(torch.autograd.Function):
         scale = dims ** -0.5
         strides = *q.stride(), *k.stride(), *v.stride(), *grad_out.stride()
 
-        rows, columns, block, options = _tiles('queries', q)
-        tiles = triton.cdiv(y.side, rows) * triton.cdiv(x.side, columns)
+        tiling = _tilings(q).queries
         constants = _constants(q, k, v, grad_out, grad_q, ring=ring)
-        launch(_backward_queries, (tiles, batch * heads), q.device, *inputs, grad_q, *_sizes(q, k, points),
-               scale * LOG2E, scale, *_geometry(axes), *strides, *grad_q.stride(), ring.stride(0), **constants,
-               ROWS=rows, COLUMNS=columns, BLOCK=block, **options)
+        launch(_backward_queries, (_tiles_of(axes, tiling), batch * heads), q.device, *inputs, grad_q,
+               *_sizes(q, k, points), scale * LOG2E, scale, *_geometry(axes), *strides, *grad_q.stride(),
+               ring.stride(0), **constants, **_options(tiling))
 
-        rows, columns, block, options = _tiles('keys', q)
-        launch(_backward_keys, (triton.cdiv(count, block), batch * heads), q.device, *inputs, grad_k, grad_v, by_head,
-               *_sizes(q, k, points), scale * LOG2E, scale, *_geometry(axes), *strides, ring.stride(0), **constants,
-               ROWS=rows, COLUMNS=columns, BLOCK=block, **options)
+        tiling = _tilings(q).keys
+        launch(_backward_keys, (triton.cdiv(count, tiling.keys), batch * heads), q.device, *inputs, grad_k, grad_v,
+               by_head, *_sizes(q, k, points), scale * LOG2E, scale, *_geometry(axes), *strides, ring.stride(0),
+               **constants, **_options(tiling))
 
-        rows, columns, block, options = _tiles('patches', q)
-        read_y, read_x = y.read(rows), x.read(columns)
-        patch_y, patch_x = (int((axis.side - 1) * axis.step) + 2 + read for axis, read in ((y, read_y), (x, read_x)))
+        tiling = _tilings(q).patches
+        read_y, read_x = y.read(tiling.rows), x.read(COLUMNS)
+        patch_y, patch_x = y.patch(read_y), x.patch(read_x)
         patches = points.new_zeros(batch * heads, patch_y, patch_x, count)
         constants = _constants(q, k, v, grad_out, patches, ring=ring)
-        launch(_backward_patches, (triton.cdiv(count, block), batch * heads), q.device, *inputs, patches,
-               *_sizes(q, k, points), scale * LOG2E, *_geometry(axes), *strides, ring.stride(0), **constants, ROWS=rows,
-               COLUMNS=columns, BLOCK=block, READ_Y=read_y, READ_X=read_x, PATCH_Y=patch_y, PATCH_X=patch_x, **options)
+        launch(_backward_patches, (triton.cdiv(count, tiling.keys), batch * heads), q.device, *inputs, patches,
+               *_sizes(q, k, points), scale * LOG2E, *_geometry(axes), *strides, ring.stride(0), **constants,
+               **_options(tiling), READ_Y=read_y, READ_X=read_x, PATCH_Y=patch_y, PATCH_X=patch_x)
 
         entries, chunks = y.entries * x.entries, triton.cdiv(count, CHUNK)
         sums = points.new_empty(batch * chunks, heads, entries)
@@ -422,15 +449,26 @@ def _geometry(axes: tuple[_Axis, _Axis]) -> tuple[float, ...]:
 
 
 def _constants(q: Tensor, *others: Tensor, ring: Tensor) -> dict[str, Any]:
-    return dict(WIDTH=ring.shape[2], DIM=q.shape[4], BLOCK_D=block_of(q.shape[4]), PRECISION=precision(q.dtype),
+    dims = q.shape[4]
+    block = block_of(dims)
+    # three products of TF32 with so many channels do not fit the registers
+    exact = 'ieee' if q.dtype == torch.float32 and block > 64 else precision(q.dtype)
+    return dict(WIDTH=ring.shape[2], DIM=dims, BLOCK_D=block, PRECISION='raised' if is_interpreted() else exact,
                 INDEX=index_type(q, *others))
 
 
-def _tiles(kernel: str, q: Tensor) -> tuple[int, int, int, dict[str, int]]:
-    """Rows and columns of a tile of queries, keys of a block, and options of the launch."""
-    large = block_of(q.shape[4]) * q.itemsize       # bytes of a token
-    rows, block = {'forward': (4, 64), 'queries': (4, 32), 'keys': (2, 64), 'patches': (4, 64)}[kernel]
-    return rows, 16, block, dict(num_warps=4, num_stages=1)
+def _tilings(q: Tensor) -> Tilings:
+    return TILINGS[q.itemsize, block_of(q.shape[4])]
+
+
+def _tiles_of(axes: tuple[_Axis, _Axis], tiling: Tiling) -> int:
+    y, x = axes
+    return triton.cdiv(y.side, tiling.rows) * triton.cdiv(x.side, COLUMNS)
+
+
+def _options(tiling: Tiling) -> dict[str, int]:
+    # more than one stage would send what is read of the table through shared memory
+    return dict(ROWS=tiling.rows, COLUMNS=COLUMNS, BLOCK=tiling.keys, num_warps=tiling.warps, num_stages=1)
 
 
 @cache
