@@ -3,9 +3,9 @@
 Pixel i attends to the k x k pixels around it; at a border the window stops moving, so every pixel has k x k keys.
 """
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -60,17 +60,22 @@ def _reference_refusals(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_s
 
 IMPLEMENTATIONS = Implementations('neighborhood_attention', 'MMATTN_NEIGHBORHOOD_ATTENTION', {
     # of all heads at once
-    'tiles': Implementation(_tiles, budgets={'logits': Budget(cpu=2 ** 21, other=2 ** 21)}),
+    'tiles': Implementation(_tiles, budgets={'logits': Budget(cpu=2 ** 21, share=1 / 64)}),
     'reference': Implementation(_reference, _reference_refusals, for_comparison),
 })
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, logits: int,
              dropout: float = 0.0) -> Tensor:
-    return torch.cat([
-        torch.cat([_attend(q[..., y.queries, x.queries, :], k[..., y.keys, x.keys, :], v[..., y.keys, x.keys, :],
-                           table, y, x, dropout) for x in columns], 3)
-        for y, columns in _blocks(q, kernel_size, logits)], 2)
+    tiling = _Tiling.of(q, kernel_size)
+    q, k, v = tiling.pad(q), tiling.pad_keys(k), tiling.pad_keys(v)
+
+    def attend(y: _Run, x: _Run) -> Tensor:
+        at_q, at_k = tiling.places(y, x)
+        return _attend(q[at_q], k[at_k], v[at_k], table, y, x, tiling, dropout)
+
+    return tiling.crop(torch.cat([torch.cat([attend(y, x) for x in columns], 3)
+                                  for y, columns in tiling.blocks(q, logits)], 2))
 
 
 class _NeighborhoodAttention(torch.autograd.Function):
@@ -87,96 +92,150 @@ class _NeighborhoodAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, table = ctx.saved_tensors
-        grads = grad_q, grad_k, grad_v, grad_table = [torch.zeros_like(t) for t in (q, k, v, table)]
-        for y, columns in _blocks(q, *ctx.options):
+        kernel_size, logits = ctx.options
+        tiling = _Tiling.of(q, kernel_size)
+        grad_out, q, k, v = tiling.pad(grad_out), tiling.pad(q), tiling.pad_keys(k), tiling.pad_keys(v)
+        grad_q, grad_k, grad_v, grad_table = (torch.zeros_like(t) for t in (q, k, v, table))
+        for y, columns in tiling.blocks(q, logits):
             for x in columns:
-                at_q, at_k = (..., y.queries, x.queries, slice(None)), (..., y.keys, x.keys, slice(None))
+                at_q, at_k = tiling.places(y, x)
                 with torch.enable_grad():
                     inputs = [t.detach().requires_grad_() for t in (q[at_q], k[at_k], v[at_k], table)]
-                    out = _attend(inputs[0], inputs[1], inputs[2], inputs[3], y, x)
+                    out = _attend(inputs[0], inputs[1], inputs[2], inputs[3], y, x, tiling)
                 parts = torch.autograd.grad(out, inputs, grad_out[at_q])
                 for grad, part in zip((grad_q[at_q], grad_k[at_k], grad_v[at_k], grad_table), parts):
                     grad += part
-        return *grads, None, None
+        return tiling.crop(grad_q), tiling.crop_keys(grad_k), tiling.crop_keys(grad_v), grad_table, None, None
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, table: Tensor, y: '_Run', x: '_Run', dropout: float = 0.0) -> Tensor:
-    """The tiles of one run of rows and one of columns, which share their bias: queries (B, h, H, W, d) of the runs,
-    their keys and values -> (B, h, H, W, d)."""
-    height, width = q.shape[2:4]
-    q = F.pad(q, (0, 0, 0, x.tiles * x.tile - width, 0, y.tiles * y.tile - height))
-    bias = table[:, y.offsets[:, None, :, None], x.offsets[:, None]]                        # (h, ty, tx, sy, sx)
-    outside = y.outside[:, None, :, None] | x.outside[:, None]
-    bias = bias.masked_fill(outside, -math.inf).flatten(3).flatten(1, 2)                    # (h, ty tx, sy sx)
-    q = rearrange(q, 'b h (ny ty) (nx tx) d -> (b ny nx) h (ty tx) d', ty=y.tile, tx=x.tile)
-    k, v = (rearrange(t.unfold(2, y.strip, y.tile).unfold(3, x.strip, x.tile),
+def _attend(q: Tensor, k: Tensor, v: Tensor, table: Tensor, y: '_Run', x: '_Run', tiling: '_Tiling',
+            dropout: float = 0.0) -> Tensor:
+    """The tiles of one run of rows and one of columns: queries (B, h, ny ty, nx tx, d), the keys and values of their
+    strips -> (B, h, ny ty, nx tx, d)."""
+    of_y, of_x = tiling
+    margin_y, margin_x = of_y.table_margin, of_x.table_margin
+    # Keys and queries counted up, displacements lie on diagonals: a query reads a window of the table.
+    bias = F.pad(table, (margin_x, margin_x, margin_y, margin_y)).unfold(1, of_y.strip, 1).unfold(2, of_x.strip, 1)
+    bias = bias.flip(1, 2).flatten(3).flatten(1, 2)                                         # (h, ty tx, sy sx)
+    outside = y.outside[:, None, :, None, :, None] | x.outside[:, None, :, None]            # (ny, nx, ty, tx, sy, sx)
+    outside = outside.flatten(4).flatten(2, 3).flatten(0, 1)                                # ny and nx are 1 if alike
+    bias = bias.masked_fill(outside[:, None], -math.inf)                                    # (ny nx, h, ty tx, sy sx)
+    if len(bias) > 1:
+        bias = bias.expand(len(q), *bias.shape).flatten(0, 1)
+    q = rearrange(q, 'b h (ny ty) (nx tx) d -> (b ny nx) h (ty tx) d', ty=of_y.tile, tx=of_x.tile)
+    k, v = (rearrange(t.unfold(2, of_y.strip, of_y.tile).unfold(3, of_x.strip, of_x.tile),
                       'b h ny nx d sy sx -> (b ny nx) h (sy sx) d') for t in (k, v))
-    out = attention(q, k, v, bias[None], dropout)
-    out = rearrange(out, '(b ny nx) h (ty tx) d -> b h (ny ty) (nx tx) d', ny=y.tiles, nx=x.tiles, ty=y.tile)
-    return out[:, :, :height, :width]
+    out = attention(q, k, v, bias, dropout)
+    return rearrange(out, '(b ny nx) h (ty tx) d -> b h (ny ty) (nx tx) d', ny=y.count, nx=x.count, ty=of_y.tile)
 
 
-def _blocks(q: Tensor, kernel_size: int, budget: int) -> Iterator[tuple['_Run', list['_Run']]]:
-    """Runs of rows, short enough for few logits at once, each with the runs of columns."""
-    columns = _runs(q.shape[3], kernel_size, q.device)
-    for run in _runs(q.shape[2], kernel_size, q.device):
-        logits = q.shape[0] * q.shape[1] * max(x.tiles for x in columns) * (run.tile * run.strip) ** 2
-        step = max(1, budget // max(1, logits))
-        for first in range(0, run.tiles, step):
-            yield run.part(first, min(step, run.tiles - first)), columns
+class _Run(NamedTuple):
+    """Neighbouring tiles along one side.
+
+    Args:
+        first, count: which tiles.
+        outside: (count, tile, strip) whether a key of the strip is outside the window of a query; (1, tile, strip)
+            where the windows of all tiles lie alike.
+    """
+    first: int
+    count: int
+    outside: Tensor
 
 
-@dataclass
-class _Run:
-    """Tiles along one axis whose windows lie alike: the first, those between, the last."""
-    tiles: int
-    tile: int                   # queries of a tile
-    strip: int                  # keys that a tile sees
-    queries: slice
-    keys: slice
-    offsets: Tensor       # (tile, strip) index into the bias table
-    outside: Tensor       # (tile, strip) whether the key is outside the window of the query
+class _Axis(NamedTuple):
+    """Tiles along one side, all alike. What completes the last tile is shared by both ends, so that the windows of a
+    tile lie in the strip of keys that reaches half a window beyond it: all but a map of a single tile has that many."""
+    side: int
+    kernel_size: int
 
-    def part(self, first: int, count: int) -> '_Run':
-        """`count` tiles of the run from tile number `first`."""
-        start, keys = self.queries.start + first * self.tile, self.keys.start + first * self.tile
-        return replace(self, tiles=count, queries=slice(start, start + count * self.tile),
-                       keys=slice(keys, keys + (count - 1) * self.tile + self.strip))
+    @property
+    def tile(self) -> int:
+        """Queries of a tile."""
+        return min(max(TILE, self.kernel_size), self.side)
+
+    @property
+    def tiles(self) -> int:
+        return -(-self.side // self.tile)
+
+    @property
+    def reach(self) -> int:
+        """Keys of a strip on each side of its tile."""
+        return self.kernel_size // 2 if self.tiles > 1 else 0
+
+    @property
+    def strip(self) -> int:
+        """Keys that a tile sees."""
+        return self.tile + 2 * self.reach
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """What completes the map, before and after it."""
+        more = self.tiles * self.tile - self.side
+        return more // 2, more - more // 2
+
+    @property
+    def table_margin(self) -> int:
+        """Entries to add at both ends of the table, so that it has one for every query and key of a tile."""
+        return self.tile + self.reach - self.kernel_size
+
+    def runs(self, device: torch.device) -> list[_Run]:
+        """On the CPU the first tile, those between and the last, each kind with windows that lie alike: their bias
+        stays in the cache. Elsewhere all at once: few calls."""
+        window = min(self.kernel_size, self.side)
+        first = torch.arange(self.tiles, device=device)[:, None, None] * self.tile - self.margins[0]
+        query = first + torch.arange(self.tile, device=device)[:, None]
+        start = (query.clamp(0, self.side - 1) - self.kernel_size // 2).clamp(0, self.side - window)
+        key = first - self.reach + torch.arange(self.strip, device=device)
+        outside = (key < start) | (key >= start + window)                                   # (tiles, tile, strip)
+        if device.type != 'cpu':
+            return [_Run(0, self.tiles, outside)]
+        bounds = sorted({0, 1, max(self.tiles - 1, 1), self.tiles})
+        return [_Run(first, last - first, outside[first:first + 1]) for first, last in pairwise(bounds)]
 
 
-def _runs(side: int, kernel_size: int, device: torch.device) -> list[_Run]:
-    tile, window = min(TILE, side), min(kernel_size, side)
-    strip = min(tile + window - 1, side)
+class _Tiling(NamedTuple):
+    """How a map is cut into tiles, along y and x."""
+    y: _Axis
+    x: _Axis
 
-    def placed(first: int) -> tuple[int, tuple[int, ...]]:
-        """Where the strip of the tile at `first` and the windows of its queries start, relative to `first`."""
-        queries = range(first, first + tile)
-        starts = [window_start(i, side, kernel_size) for i in queries]
-        return min(starts[0], side - strip) - first, tuple(s - first for s in starts)
+    @classmethod
+    def of(cls, q: Tensor, kernel_size: int) -> '_Tiling':
+        return cls(*(_Axis(side, kernel_size) for side in q.shape[2:4]))
 
-    runs = []
-    for (shift, starts), group in _groups(range(0, side, tile), placed):
-        first, last = group[0], group[-1]
-        key = torch.arange(shift, shift + strip, device=device)
-        start = torch.tensor(starts, device=device)[:, None]
-        offsets = key - torch.arange(tile, device=device)[:, None] + kernel_size - 1
-        runs.append(_Run(len(group), tile, strip,
-                         slice(first, last + tile), slice(first + shift, last + shift + strip),
-                         offsets.clamp(0, 2 * kernel_size - 2), (key < start) | (key >= start + window)))
-    return runs
+    def blocks(self, q: Tensor, logits: int) -> Iterator[tuple[_Run, list[_Run]]]:
+        """Runs of rows, short enough for few logits at once, each with the runs of columns."""
+        columns = self.x.runs(q.device)
+        of_row = q.shape[0] * q.shape[1] * self.y.tile * self.y.strip * self.x.tile * self.x.strip
+        rows = max(1, logits // max(1, of_row * max(x.count for x in columns)))
+        for first, count, outside in self.y.runs(q.device):
+            for start in range(0, count, rows):
+                part = outside if len(outside) == 1 else outside[start:start + rows]
+                yield _Run(first + start, min(rows, count - start), part), columns
+
+    def places(self, y: _Run, x: _Run) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Where the queries of some tiles lie in a padded map, and where their keys do."""
+        runs = (y, self.y), (x, self.x)
+        queries = (slice(run.first * axis.tile, (run.first + run.count) * axis.tile) for run, axis in runs)
+        keys = (slice(run.first * axis.tile, (run.first + run.count - 1) * axis.tile + axis.strip)
+                for run, axis in runs)
+        return (..., *queries, slice(None)), (..., *keys, slice(None))
+
+    def pad(self, t: Tensor, reach_y: int = 0, reach_x: int = 0) -> Tensor:
+        """A map (B, h, H, W, d) completed to whole tiles, and so many pixels beyond them."""
+        (top, bottom), (left, right) = self.y.margins, self.x.margins
+        return F.pad(t, (0, 0, left + reach_x, right + reach_x, top + reach_y, bottom + reach_y))
+
+    def pad_keys(self, t: Tensor) -> Tensor:
+        return self.pad(t, self.y.reach, self.x.reach)
+
+    def crop(self, t: Tensor, reach_y: int = 0, reach_x: int = 0) -> Tensor:
+        top, left = self.y.margins[0] + reach_y, self.x.margins[0] + reach_x
+        return t[:, :, top:top + self.y.side, left:left + self.x.side]
+
+    def crop_keys(self, t: Tensor) -> Tensor:
+        return self.crop(t, self.y.reach, self.x.reach)
 
 
 def window_start(i: int, side: int, kernel_size: int) -> int:
     """First key of query i along a side: the window stops moving at the borders, and is no larger than the map."""
     return min(max(i - kernel_size // 2, 0), side - min(kernel_size, side))
-
-
-def _groups(items: Sequence[int], key: Callable[[int], Any]) -> list[tuple[Any, list[int]]]:
-    """Neighbouring items of equal key, as (key, items); `itertools.groupby` in a form that compilers can trace."""
-    groups: list[tuple[Any, list[int]]] = []
-    for item in items:
-        if groups and groups[-1][0] == key(item):
-            groups[-1][1].append(item)
-        else:
-            groups.append((key(item), [item]))
-    return groups
