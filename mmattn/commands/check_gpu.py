@@ -58,7 +58,8 @@ def print_table(whole: dict[str, Any]) -> None:
     for (what, backend, dtype), rows in checked.items():
         print(f'  {what:24} {backend:10} {dtype:9} {_verdict(rows)}')
     for result in results:
-        name = f'{result["what"]:26} {result.get("backend", ""):13} {result.get("dtype", ""):9}'
+        backend = result.get('tiles') or result.get('backend', '')
+        name = f'{result["what"]:26} {backend:13} {result.get("dtype", ""):9}'
         if 'step_ms' in result:
             print(f'  {name} forward {result["forward_ms"]:8.2f} ms  step {result["step_ms"]:8.2f} ms  '
                   f'{result["peak_mib"]:8.0f} MiB  {result["kernel_calls"]} calls')

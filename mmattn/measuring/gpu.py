@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,18 @@ LAYERS = {
     'CrossFormer-S stage 1, L': Layer('grouped_attention', 96, 4, partial(layers.LongDistanceAttention, interval=8)),
     'CrossFormer-S stage 3, L': Layer('grouped_attention', 384, 16, partial(layers.LongDistanceAttention, interval=2)),
 }
+# What kernels may take at a time instead, of half precision and 32 channels: part of a record -> its fields.
+TILES: dict[str, dict[str, list[dict[str, int]]]] = {
+    'deformable_attention': {
+        'forward': [dict(rows=8, warps=8), dict(keys=32), dict(keys=128, warps=8)],
+        'queries': [dict(keys=64), dict(rows=8, warps=8)],
+        'keys': [dict(rows=4, keys=32), dict(warps=8)],
+        'patches': [dict(warps=8), dict(keys=32), dict(rows=2)]},
+    'routed_attention': {
+        'block': [dict(tokens=32), dict(tokens=128, warps=8), dict(places=32), dict(places=128, warps=8)]},
+    'neighborhood_attention': {
+        'tile': [dict(rows=8, warps=2), dict(rows=8, warps=4), dict(keys=32), dict(columns=16, warps=2)]},
+}
 BACKBONES = {'DAT-T': ('DAT', 'tiny', {}), 'DAT++-T': ('DATPlusPlus', 'tiny', {}),
              'BiFormer-S': ('BiFormer', 'small', dict(num_windows=16)), 'CrossFormer-S': ('CrossFormer', 'small', {})}
 
@@ -235,6 +248,23 @@ def time_layer(settings: Settings, name: str) -> Iterator[dict[str, Any]]:
                          settings)
 
 
+def time_tiles(settings: Settings, op: str) -> Iterator[dict[str, Any]]:
+    """The kernels of an op with other sizes of what a program takes at a time, in bfloat16."""
+    module = import_module(f'mmattn.ops.kernels.{op.removesuffix("_attention").replace("routed", "routing")}')
+    name = next(name for name, layer in LAYERS.items() if layer.op == op)
+    layer, device = LAYERS[name], torch.device(settings.device)
+    size = [-(-side // layer.stride) for side in settings.size]
+    x = torch.randn(settings.batch, layer.channels, *size, device=device, requires_grad=True)
+    usual = module.TILES[2, 32]
+    for part, alternatives in {'as it is': (None,), **TILES[op]}.items():
+        for tile in alternatives:
+            if tile:
+                module.TILES[2, 32] = usual._replace(**{part: getattr(usual, part)._replace(**tile)})
+            yield _timed(dict(what=name, dtype='bfloat16', backend='triton', tiles=f'{part} {tile or ""}'.strip()),
+                         partial(layer.module, 'triton'), x, 'bfloat16', settings)
+            module.TILES[2, 32] = usual
+
+
 def time_backbone(settings: Settings, name: str) -> Iterator[dict[str, Any]]:
     """A whole backbone as it runs by default, and with the plain formulas as in the authors' code."""
     if find_spec('mmengine') is None:
@@ -294,9 +324,9 @@ def _kernel_calls(step: Callable[[], None], device: torch.device) -> int | None:
 
 
 TASKS: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
-    'calibrate': calibrate, 'check': check, 'layer': time_layer, 'backbone': time_backbone}
+    'calibrate': calibrate, 'check': check, 'layer': time_layer, 'tiles': time_tiles, 'backbone': time_backbone}
 PLAN = [('calibrate',), *(('check', op) for op in PROBLEMS), *(('layer', name) for name in LAYERS),
-        *(('backbone', name) for name in BACKBONES)]
+        *(('backbone', name) for name in BACKBONES), *(('tiles', op) for op in TILES)]
 
 
 def report(settings: Settings, path: Path, minutes: float, plan: Sequence[tuple[str, ...]] = PLAN,

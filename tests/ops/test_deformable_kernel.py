@@ -13,6 +13,12 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'       # there, the inter
 TOLERANCES = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 
 
+@pytest.fixture(autouse=True)
+def _without_trial(request, monkeypatch):
+    if 'trial' not in request.function.__name__:
+        monkeypatch.setattr('mmattn.ops.kernels.deformable.trial', lambda *args: None)
+
+
 def launches(dtype, dims, size=(50, 80), keys=(50, 80)):
     """What a training step of a layer of DAT launches, in channels-first memory."""
     from mmattn.ops.kernels.deformable import deformable_attention
@@ -53,8 +59,8 @@ def assert_right(tensors, convention='dat'):
                                  inputs[4], grid[:, 0, 0], grid[0, :, 1], block=2 ** 21)
     wanted = [wanted.detach(), *torch.autograd.grad(wanted, inputs, weights.to(tensors[0]).double())]
     for name, result, right in zip(('output', 'q', 'k', 'v', 'points', 'table'), results, wanted):
-        error = (result.double() - right).norm() / right.norm()
-        assert error < TOLERANCES[tensors[0].dtype], (name, error)
+        error = (result.double() - right).norm()
+        assert error < TOLERANCES[tensors[0].dtype] * right.norm() + 1e-6, (name, error, right.norm())
 
 
 @pytest.mark.parametrize(('size', 'keys'), [((1, 3), (2, 2)), ((5, 7), (3, 4)), ((9, 19), (5, 14)), ((2, 33), (1, 5))])
@@ -63,7 +69,6 @@ def test_values_and_gradients(size, keys, convention):
     assert_right(problem(size, keys), convention)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_low_precision(dtype):
     assert_right(problem((5, 18), (5, 14), dtype=dtype))
@@ -82,18 +87,15 @@ def test_many_channels_of_a_head(dims, dtype):
     assert_right(problem((5, 18), (5, 14), dims, dtype=dtype))
 
 
-@pytest.mark.slow
 def test_images_heads_and_groups():
     assert_right(problem((5, 7), (4, 4), batch=2, heads=4, groups=2, table=(5, 9)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('reach', [3.0, 50.0])
 def test_points_far_outside_the_image(reach):
     assert_right(problem((4, 5), (3, 4), reach=reach))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('table', [(1, 1), (1, 9), (13, 3)])
 def test_any_table(table):
     tensors = problem((4, 5), (3, 4), table=table)
@@ -103,7 +105,6 @@ def test_any_table(table):
         torch.testing.assert_close(result, right, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('arrange', [
     lambda t: t.movedim(-1, 1).contiguous().movedim(1, -1), lambda t: t.transpose(1, 2).contiguous().transpose(1, 2),
     lambda t: torch.stack([t, t], -1)[..., 0], lambda t: torch.cat([t, t], 3)[:, :, :, :t.shape[3]]])
@@ -115,7 +116,6 @@ def test_any_strides(arrange):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.slow
 def test_every_number_is_written_and_the_same_twice_to_the_bit(monkeypatch):
     from mmattn.ops.kernels import deformable as kernels
     tensors = problem((5, 18), (3, 5))
@@ -123,11 +123,11 @@ def test_every_number_is_written_and_the_same_twice_to_the_bit(monkeypatch):
     first = run(tensors, weights=weights)
     empty_like, new_empty = torch.empty_like, torch.Tensor.new_empty
     monkeypatch.setattr(kernels.torch, 'empty_like', lambda t: empty_like(t).fill_(torch.nan))
-    monkeypatch.setattr(torch.Tensor, 'new_empty', lambda t, *shape: new_empty(t, *shape).fill_(torch.nan))
+    monkeypatch.setattr(torch.Tensor, 'new_empty',
+                        lambda t, *shape, **options: new_empty(t, *shape, **options).fill_(torch.nan))
     assert all(torch.equal(a, b) for a, b in zip(first, run(tensors, weights=weights)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])
 def test_numbers_that_are_not_finite(bad):
     tensors = problem((2, 3), (2, 2))
@@ -136,7 +136,6 @@ def test_numbers_that_are_not_finite(bad):
     assert out.isnan().all() if bad != bad else out.isfinite().all()
 
 
-@pytest.mark.slow
 def test_maps_too_large_for_32_bits_count_in_64(monkeypatch):
     from mmattn.ops.kernels import common
     from mmattn.ops.kernels import deformable as kernels

@@ -28,36 +28,36 @@ from mmattn.ops.grid import query_grid, spans
 from mmattn.ops.kernels.common import LOG2E, block_of, dot, index_type, launch, precision
 from mmattn.ops.separable import separable_attention
 
-ENTRIES, KEYS = 32, 32      # of a block where patches are summed
-CHUNK = 512                 # keys that a program sums
-COLUMNS = 16                # queries of a row of a tile
+COLUMNS = 16        # queries of a row of a tile
+CHUNK = 512         # keys whose patches a program sums,
+SUMMED = 32, 32     # entries and keys at a time
 
 
-class Tiling(NamedTuple):
+class Tile(NamedTuple):
     """What a program has at a time: rows of a tile of queries, keys of a block; and its warps."""
     rows: int
     keys: int
     warps: int = 4
 
 
-class Tilings(NamedTuple):
+class Tiles(NamedTuple):
     """Of the kernels: the largest that keep to the registers of a GPU."""
-    forward: Tiling
-    queries: Tiling
-    keys: Tiling
-    patches: Tiling
+    forward: Tile
+    queries: Tile
+    keys: Tile
+    patches: Tile
 
 
 # by bytes of a number and BLOCK_D
-TILINGS = {
-    (2, 16): Tilings(Tiling(4, 64), Tiling(4, 32), Tiling(2, 64), Tiling(4, 64)),
-    (2, 32): Tilings(Tiling(4, 64), Tiling(4, 32), Tiling(2, 64), Tiling(4, 64)),
-    (2, 64): Tilings(Tiling(4, 64), Tiling(4, 32), Tiling(4, 32), Tiling(4, 64, 8)),
-    (2, 128): Tilings(Tiling(4, 64, 8), Tiling(4, 32), Tiling(2, 32), Tiling(4, 32)),
-    (4, 16): Tilings(Tiling(4, 64), Tiling(4, 32), Tiling(2, 64), Tiling(4, 64)),
-    (4, 32): Tilings(Tiling(4, 32), Tiling(4, 32), Tiling(1, 32), Tiling(4, 32)),
-    (4, 64): Tilings(Tiling(2, 32, 8), Tiling(2, 32), Tiling(2, 32, 8), Tiling(2, 16)),
-    (4, 128): Tilings(Tiling(2, 16, 8), Tiling(2, 16, 8), Tiling(2, 16, 8), Tiling(2, 16, 8)),
+TILES = {
+    (2, 16): Tiles(Tile(4, 64), Tile(4, 32), Tile(2, 64), Tile(4, 64)),
+    (2, 32): Tiles(Tile(4, 64), Tile(4, 32), Tile(2, 64), Tile(4, 64)),
+    (2, 64): Tiles(Tile(4, 64), Tile(4, 32), Tile(4, 32), Tile(4, 64, 8)),
+    (2, 128): Tiles(Tile(4, 64, 8), Tile(4, 32), Tile(2, 32), Tile(4, 32)),
+    (4, 16): Tiles(Tile(4, 64), Tile(4, 32), Tile(2, 64), Tile(4, 64)),
+    (4, 32): Tiles(Tile(4, 32), Tile(4, 32), Tile(1, 32), Tile(4, 32)),
+    (4, 64): Tiles(Tile(2, 32, 8), Tile(2, 32), Tile(2, 32, 8), Tile(2, 16)),
+    (4, 128): Tiles(Tile(2, 16, 8), Tile(2, 16, 8), Tile(2, 16, 8), Tile(2, 16, 8)),
 }
 
 
@@ -377,10 +377,10 @@ class _DeformableAttention(torch.autograd.Function):
         ring = _ringed(table, axes)
         out = torch.empty_like(q)
         lse = torch.empty(q.shape[:4], dtype=torch.float32, device=q.device)
-        tiling = _tilings(q).forward
-        launch(_forward, (_tiles_of(axes, tiling), q.shape[0] * q.shape[1]), q.device, q, k, v, points, ring, out, lse,
+        tile = _tiles(q).forward
+        launch(_forward, (_count(axes, tile), q.shape[0] * q.shape[1]), q.device, q, k, v, points, ring, out, lse,
                *_sizes(q, k, points), q.shape[4] ** -0.5 * LOG2E, *_geometry(axes), *q.stride(), *k.stride(),
-               *v.stride(), *out.stride(), ring.stride(0), **_constants(q, k, v, out, ring=ring), **_options(tiling))
+               *v.stride(), *out.stride(), ring.stride(0), **_constants(q, k, v, out, ring=ring), **_options(tile))
         ctx.save_for_backward(q, k, v, points, table, out, lse)
         ctx.convention = convention
         return out
@@ -401,32 +401,32 @@ class _DeformableAttention(torch.autograd.Function):
         scale = dims ** -0.5
         strides = *q.stride(), *k.stride(), *v.stride(), *grad_out.stride()
 
-        tiling = _tilings(q).queries
+        tile = _tiles(q).queries
         constants = _constants(q, k, v, grad_out, grad_q, ring=ring)
-        launch(_backward_queries, (_tiles_of(axes, tiling), batch * heads), q.device, *inputs, grad_q,
+        launch(_backward_queries, (_count(axes, tile), batch * heads), q.device, *inputs, grad_q,
                *_sizes(q, k, points), scale * LOG2E, scale, *_geometry(axes), *strides, *grad_q.stride(),
-               ring.stride(0), **constants, **_options(tiling))
+               ring.stride(0), **constants, **_options(tile))
 
-        tiling = _tilings(q).keys
-        launch(_backward_keys, (triton.cdiv(count, tiling.keys), batch * heads), q.device, *inputs, grad_k, grad_v,
+        tile = _tiles(q).keys
+        launch(_backward_keys, (triton.cdiv(count, tile.keys), batch * heads), q.device, *inputs, grad_k, grad_v,
                by_head, *_sizes(q, k, points), scale * LOG2E, scale, *_geometry(axes), *strides, ring.stride(0),
-               **constants, **_options(tiling))
+               **constants, **_options(tile))
 
-        tiling = _tilings(q).patches
-        read_y, read_x = y.read(tiling.rows), x.read(COLUMNS)
+        tile = _tiles(q).patches
+        read_y, read_x = y.read(tile.rows), x.read(COLUMNS)
         patch_y, patch_x = y.patch(read_y), x.patch(read_x)
         patches = points.new_zeros(batch * heads, patch_y, patch_x, count)
         constants = _constants(q, k, v, grad_out, patches, ring=ring)
-        launch(_backward_patches, (triton.cdiv(count, tiling.keys), batch * heads), q.device, *inputs, patches,
+        launch(_backward_patches, (triton.cdiv(count, tile.keys), batch * heads), q.device, *inputs, patches,
                *_sizes(q, k, points), scale * LOG2E, *_geometry(axes), *strides, ring.stride(0), **constants,
-               **_options(tiling), READ_Y=read_y, READ_X=read_x, PATCH_Y=patch_y, PATCH_X=patch_x)
+               **_options(tile), READ_Y=read_y, READ_X=read_x, PATCH_Y=patch_y, PATCH_X=patch_x)
 
         entries, chunks = y.entries * x.entries, triton.cdiv(count, CHUNK)
         sums = points.new_empty(batch * chunks, heads, entries)
-        launch(_sum_patches, (triton.cdiv(entries, ENTRIES), heads, batch * chunks), q.device, patches, points, sums,
+        launch(_sum_patches, (triton.cdiv(entries, SUMMED[0]), heads, batch * chunks), q.device, patches, points, sums,
                count, heads, heads // points.shape[1], chunks, entries, y.first, x.first, y.per_unit, x.per_unit, y.far,
                x.far, y.ring, x.ring, TABLE_X=x.entries, PATCH_Y=patch_y, PATCH_X=patch_x, CHUNK=CHUNK,
-               ENTRIES=ENTRIES, BLOCK=KEYS, INDEX=constants['INDEX'])
+               ENTRIES=SUMMED[0], BLOCK=SUMMED[1], INDEX=constants['INDEX'])
         grad_table = sums.sum(0).view_as(table).to(table.dtype)
         grad_points = by_head.unflatten(1, (points.shape[1], -1)).sum(2)
         return grad_q, grad_k, grad_v, grad_points, grad_table, None
@@ -457,26 +457,26 @@ def _constants(q: Tensor, *others: Tensor, ring: Tensor) -> dict[str, Any]:
                 INDEX=index_type(q, *others))
 
 
-def _tilings(q: Tensor) -> Tilings:
-    return TILINGS[q.itemsize, block_of(q.shape[4])]
+def _tiles(q: Tensor) -> Tiles:
+    return TILES[q.itemsize, block_of(q.shape[4])]
 
 
-def _tiles_of(axes: tuple[_Axis, _Axis], tiling: Tiling) -> int:
+def _count(axes: tuple[_Axis, _Axis], tile: Tile) -> int:
     y, x = axes
-    return triton.cdiv(y.side, tiling.rows) * triton.cdiv(x.side, COLUMNS)
+    return triton.cdiv(y.side, tile.rows) * triton.cdiv(x.side, COLUMNS)
 
 
-def _options(tiling: Tiling) -> dict[str, int]:
+def _options(tile: Tile) -> dict[str, int]:
     # more than one stage would send what is read of the table through shared memory
-    return dict(ROWS=tiling.rows, COLUMNS=COLUMNS, BLOCK=tiling.keys, num_warps=tiling.warps, num_stages=1)
+    return dict(ROWS=tile.rows, COLUMNS=COLUMNS, BLOCK=tile.keys, num_warps=tile.warps, num_stages=1)
 
 
 @cache
 def trial(device: torch.device, dtype: torch.dtype, dims: int) -> str | None:
     """Why the kernels must not be used for heads of `dims` channels on a device; None if they come out right."""
     generator = torch.Generator().manual_seed(0)
-    shapes = dict(q=(1, 4, 9, 19, dims), k=(1, 4, 10, 13, dims), v=(1, 4, 10, 13, dims), points=(1, 2, 10, 13, 2),
-                  table=(4, 9, 11))
+    shapes = dict(q=(1, 2, 5, 19, dims), k=(1, 2, 5, 14, dims), v=(1, 2, 5, 14, dims), points=(1, 1, 5, 14, 2),
+                  table=(2, 9, 11))
     inputs = {name: torch.randn(shape, generator=generator).clamp(-1.17, 1.17).to(device)
               for name, shape in shapes.items()}
     inputs.update({name: inputs[name].to(dtype) for name in 'qkv'})
