@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
 from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
+from mmattn.ops.fused import kernel_refusals, kernel_reservations
 
 TILE = 8                    # queries along each side of a tile
 
@@ -42,6 +43,27 @@ def neighborhood_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kerne
     return IMPLEMENTATIONS.run(backend, q, k, v, table, kernel_size, dropout)
 
 
+def _triton(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, dropout: float) -> Tensor:
+    """Logits and bias exist a block at a time, inside a kernel."""
+    from mmattn.ops.kernels import neighborhood as kernels
+    return kernels.neighborhood_attention(q, k, v, table, kernel_size)
+
+
+def _triton_refusals(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, dropout: float) -> list[str]:
+    refusals = ['only tiles drops attention weights'] if dropout else kernel_refusals((q, k, v), (q.shape[-1],))
+    if refusals:
+        return refusals
+    from mmattn.ops.kernels import neighborhood as kernels
+    if kernel_size > kernels.LARGEST:
+        return [f'the Triton kernel takes windows of up to {kernels.LARGEST} pixels a side; got {kernel_size}']
+    reason = kernels.trial(q.device, q.dtype, q.shape[-1], kernel_size)
+    return [reason] if reason else []
+
+
+def _triton_reservations(q: Tensor, *rest: object) -> list[str]:
+    return kernel_reservations(q)
+
+
 def _tiles(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, dropout: float, *, logits: int) -> Tensor:
     """A tile of neighbouring queries needs few keys more than one query does, so each tile attends to the strip of
     keys that covers its windows, and a bias of -inf leaves out what is outside the window of a query."""
@@ -59,6 +81,7 @@ def _reference_refusals(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_s
 
 
 IMPLEMENTATIONS = Implementations('neighborhood_attention', 'MMATTN_NEIGHBORHOOD_ATTENTION', {
+    'triton': Implementation(_triton, _triton_refusals, _triton_reservations),
     # of all heads at once
     'tiles': Implementation(_tiles, budgets={'logits': Budget(cpu=2 ** 21, share=1 / 64)}),
     'reference': Implementation(_reference, _reference_refusals, for_comparison),
