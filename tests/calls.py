@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-KERNEL_MODULES = ('deformable', 'routing')
+KERNEL_MODULES = ('deformable', 'neighborhood', 'routing')
 # no kernel of their own
 FREE = {'empty', 'empty_like', 'new_empty', 'empty_strided', 'new_empty_strided', 'detach', 'alias', '_unsafe_view',
         'is_same_size', '_reshape_alias', 'lift_fresh'}

@@ -127,7 +127,8 @@ LAYERS = {
     'CrossFormer-S stage 1, L': Layer('grouped_attention', 96, 4, partial(layers.LongDistanceAttention, interval=8)),
     'CrossFormer-S stage 3, L': Layer('grouped_attention', 384, 16, partial(layers.LongDistanceAttention, interval=2)),
 }
-# What kernels may take at a time instead, of half precision and 32 channels: part of a record -> its fields.
+# What kernels may take at a time instead, of half precision and 32 channels: part of the record, '' for all of it, ->
+# other values of its fields.
 TILES: dict[str, dict[str, list[dict[str, int]]]] = {
     'deformable_attention': {
         'forward': [dict(rows=8, warps=8), dict(keys=32), dict(keys=128, warps=8)],
@@ -135,9 +136,9 @@ TILES: dict[str, dict[str, list[dict[str, int]]]] = {
         'keys': [dict(rows=4, keys=32), dict(warps=8)],
         'patches': [dict(warps=8), dict(keys=32), dict(rows=2)]},
     'routed_attention': {
-        'block': [dict(tokens=32), dict(tokens=128, warps=8), dict(places=32), dict(places=128, warps=8)]},
+        '': [dict(tokens=32), dict(tokens=128, warps=8), dict(places=32), dict(places=128, warps=8)]},
     'neighborhood_attention': {
-        'tile': [dict(rows=8, warps=2), dict(rows=8, warps=4), dict(keys=32), dict(columns=16, warps=2)]},
+        '': [dict(rows=8, warps=2), dict(rows=8, warps=4), dict(keys=32), dict(columns=16, warps=2)]},
 }
 BACKBONES = {'DAT-T': ('DAT', 'tiny', {}), 'DAT++-T': ('DATPlusPlus', 'tiny', {}),
              'BiFormer-S': ('BiFormer', 'small', dict(num_windows=16)), 'CrossFormer-S': ('CrossFormer', 'small', {})}
@@ -256,13 +257,12 @@ def time_tiles(settings: Settings, op: str) -> Iterator[dict[str, Any]]:
     size = [-(-side // layer.stride) for side in settings.size]
     x = torch.randn(settings.batch, layer.channels, *size, device=device, requires_grad=True)
     usual = module.TILES[2, 32]
-    for part, alternatives in {'as it is': (None,), **TILES[op]}.items():
-        for tile in alternatives:
-            if tile:
-                module.TILES[2, 32] = usual._replace(**{part: getattr(usual, part)._replace(**tile)})
-            yield _timed(dict(what=name, dtype='bfloat16', backend='triton', tiles=f'{part} {tile or ""}'.strip()),
-                         partial(layer.module, 'triton'), x, 'bfloat16', settings)
-            module.TILES[2, 32] = usual
+    for part, tile in [('', {}), *((part, tile) for part, tiles in TILES[op].items() for tile in tiles)]:
+        other = {part: getattr(usual, part)._replace(**tile)} if part else tile
+        module.TILES[2, 32] = usual._replace(**other)
+        label = ' '.join([part, *(f'{key}={value}' for key, value in tile.items())]).strip() or 'usual'
+        yield _timed(dict(what=name, dtype='bfloat16', backend='triton', tiles=label),
+                     partial(layer.module, 'triton'), x, 'bfloat16', settings)
 
 
 def time_backbone(settings: Settings, name: str) -> Iterator[dict[str, Any]]:

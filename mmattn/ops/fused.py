@@ -37,7 +37,7 @@ def kernel_refusals(tensors: Sequence[Tensor], dims: Sequence[int]) -> list[str]
         return ['Triton kernels take float32, bfloat16 or float16, the same for all; got '
                 + ', '.join(str(t.dtype) for t in tensors)]
     if max(dims) > LARGEST_DIMS:
-        return [f'Triton kernels take up to {LARGEST_DIMS} channels per head; q has {max(dims)}']
+        return [f'Triton kernels take up to {LARGEST_DIMS} channels per head; here are {max(dims)}']
     if first.is_cuda and torch.cuda.get_device_capability(first.device) < (8, 0):
         return ['Triton kernels need a GPU of compute capability 8.0 or more']
     return []

@@ -16,9 +16,9 @@ from torch.autograd.function import once_differentiable
 
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
-from mmattn.ops.precision import autocast_dtype, without_autocast
 from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
 from mmattn.ops.partition import bias_windows, group_views, pad_to_multiple, relative_bias, sum_antidiagonals
+from mmattn.ops.precision import autocast_dtype, without_autocast
 
 Projection = tuple[Tensor, Tensor | None]       # weight and bias
 PADDED_LOGITS = Budget(cpu=0, share=1 / 8)

@@ -91,14 +91,12 @@ IMPLEMENTATIONS = Implementations('neighborhood_attention', 'MMATTN_NEIGHBORHOOD
 def _forward(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, logits: int,
              dropout: float = 0.0) -> Tensor:
     tiling = _Tiling.of(q, kernel_size)
-    q, k, v = tiling.pad(q), tiling.pad_keys(k), tiling.pad_keys(v)
 
     def attend(y: _Run, x: _Run) -> Tensor:
         at_q, at_k = tiling.places(y, x)
         return _attend(q[at_q], k[at_k], v[at_k], table, y, x, tiling, dropout)
 
-    return tiling.crop(torch.cat([torch.cat([attend(y, x) for x in columns], 3)
-                                  for y, columns in tiling.blocks(q, logits)], 2))
+    return torch.cat([torch.cat([attend(y, x) for x in columns], 3) for y, columns in tiling.blocks(q, logits)], 2)
 
 
 class _NeighborhoodAttention(torch.autograd.Function):
@@ -117,8 +115,7 @@ class _NeighborhoodAttention(torch.autograd.Function):
         q, k, v, table = ctx.saved_tensors
         kernel_size, logits = ctx.options
         tiling = _Tiling.of(q, kernel_size)
-        grad_out, q, k, v = tiling.pad(grad_out), tiling.pad(q), tiling.pad_keys(k), tiling.pad_keys(v)
-        grad_q, grad_k, grad_v, grad_table = (torch.zeros_like(t) for t in (q, k, v, table))
+        grads = grad_q, grad_k, grad_v, grad_table = [torch.zeros_like(t) for t in (q, k, v, table)]
         for y, columns in tiling.blocks(q, logits):
             for x in columns:
                 at_q, at_k = tiling.places(y, x)
@@ -128,14 +125,17 @@ class _NeighborhoodAttention(torch.autograd.Function):
                 parts = torch.autograd.grad(out, inputs, grad_out[at_q])
                 for grad, part in zip((grad_q[at_q], grad_k[at_k], grad_v[at_k], grad_table), parts):
                     grad += part
-        return tiling.crop(grad_q), tiling.crop_keys(grad_k), tiling.crop_keys(grad_v), grad_table, None, None
+        return *grads, None, None
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, table: Tensor, y: '_Run', x: '_Run', tiling: '_Tiling',
             dropout: float = 0.0) -> Tensor:
-    """The tiles of one run of rows and one of columns: queries (B, h, ny ty, nx tx, d), the keys and values of their
-    strips -> (B, h, ny ty, nx tx, d)."""
+    """The tiles of one run of rows and one of columns: their queries (B, h, H, W, d), keys and values, as far as there
+    are any -> (B, h, H, W, d)."""
     of_y, of_x = tiling
+    height, width = q.shape[2:4]
+    (_, (top, _)), (_, (left, _)) = of_y.part(y), of_x.part(x)
+    q, k, v = tiling.complete(q, y, x), *(tiling.complete(t, y, x, of_y.reach, of_x.reach) for t in (k, v))
     margin_y, margin_x = of_y.table_margin, of_x.table_margin
     # Keys and queries counted up, displacements lie on diagonals: a query reads a window of the table.
     bias = F.pad(table, (margin_x, margin_x, margin_y, margin_y)).unfold(1, of_y.strip, 1).unfold(2, of_x.strip, 1)
@@ -149,19 +149,20 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, table: Tensor, y: '_Run', x: '_Run'
     k, v = (rearrange(t.unfold(2, of_y.strip, of_y.tile).unfold(3, of_x.strip, of_x.tile),
                       'b h ny nx d sy sx -> (b ny nx) h (sy sx) d') for t in (k, v))
     out = attention(q, k, v, bias, dropout)
-    return rearrange(out, '(b ny nx) h (ty tx) d -> b h (ny ty) (nx tx) d', ny=y.count, nx=x.count, ty=of_y.tile)
+    out = rearrange(out, '(b ny nx) h (ty tx) d -> b h (ny ty) (nx tx) d', ny=y.tiles, nx=x.tiles, ty=of_y.tile)
+    return out[:, :, top:top + height, left:left + width]
 
 
 class _Run(NamedTuple):
     """Neighbouring tiles along one side.
 
     Args:
-        first, count: which tiles.
-        outside: (count, tile, strip) whether a key of the strip is outside the window of a query; (1, tile, strip)
+        first, tiles: the first tile, and how many.
+        outside: (tiles, tile, strip) whether a key of the strip is outside the window of a query; (1, tile, strip)
             where the windows of all tiles lie alike.
     """
     first: int
-    count: int
+    tiles: int
     outside: Tensor
 
 
@@ -191,25 +192,36 @@ class _Axis(NamedTuple):
         return self.tile + 2 * self.reach
 
     @property
-    def margins(self) -> tuple[int, int]:
-        """What completes the map, before and after it."""
-        more = self.tiles * self.tile - self.side
-        return more // 2, more - more // 2
+    def start(self) -> int:
+        """First query of the first tile; not in the map, if less than 0."""
+        return -((self.tiles * self.tile - self.side) // 2)
 
     @property
     def table_margin(self) -> int:
         """Entries to add at both ends of the table, so that it has one for every query and key of a tile."""
         return self.tile + self.reach - self.kernel_size
 
+    def part(self, run: _Run, reach: int = 0) -> tuple[slice, tuple[int, int]]:
+        """Which pixels of the map lie in some tiles and so many pixels beyond them, and how many more would at both
+        ends."""
+        first = self.start + run.first * self.tile - reach
+        last = first + run.count * self.tile + 2 * reach
+        there = slice(max(first, 0), min(last, self.side))
+        return there, (there.start - first, last - there.stop)
+
+    def outside(self, device: torch.device) -> Tensor:
+        """Whether a key of the strip is outside the window of a query: (tiles, tile, strip)."""
+        window, half, stop = min(self.kernel_size, self.side), self.kernel_size // 2, self.start + self.tiles * self.tile
+        first = torch.arange(self.start - half, stop - half, device=device).clamp(0, self.side - window)
+        first = first.view(self.tiles, self.tile, 1)
+        key = torch.arange(self.start - self.reach, stop + self.reach, device=device)
+        key = key.unfold(0, self.strip, self.tile)[:, None]
+        return (key < first) | (key >= first + window)
+
     def runs(self, device: torch.device) -> list[_Run]:
         """On the CPU the first tile, those between and the last, each kind with windows that lie alike: their bias
         stays in the cache. Elsewhere all at once: few calls."""
-        window = min(self.kernel_size, self.side)
-        first = torch.arange(self.tiles, device=device)[:, None, None] * self.tile - self.margins[0]
-        query = first + torch.arange(self.tile, device=device)[:, None]
-        start = (query.clamp(0, self.side - 1) - self.kernel_size // 2).clamp(0, self.side - window)
-        key = first - self.reach + torch.arange(self.strip, device=device)
-        outside = (key < start) | (key >= start + window)                                   # (tiles, tile, strip)
+        outside = self.outside(device)
         if device.type != 'cpu':
             return [_Run(0, self.tiles, outside)]
         bounds = sorted({0, 1, max(self.tiles - 1, 1), self.tiles})
@@ -229,34 +241,22 @@ class _Tiling(NamedTuple):
         """Runs of rows, short enough for few logits at once, each with the runs of columns."""
         columns = self.x.runs(q.device)
         of_row = q.shape[0] * q.shape[1] * self.y.tile * self.y.strip * self.x.tile * self.x.strip
-        rows = max(1, logits // max(1, of_row * max(x.count for x in columns)))
-        for first, count, outside in self.y.runs(q.device):
-            for start in range(0, count, rows):
+        rows = max(1, logits // max(1, of_row * max(x.tiles for x in columns)))
+        for first, tiles, outside in self.y.runs(q.device):
+            for start in range(0, tiles, rows):
                 part = outside if len(outside) == 1 else outside[start:start + rows]
-                yield _Run(first + start, min(rows, count - start), part), columns
+                yield _Run(first + start, min(rows, tiles - start), part), columns
 
     def places(self, y: _Run, x: _Run) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Where the queries of some tiles lie in a padded map, and where their keys do."""
-        runs = (y, self.y), (x, self.x)
-        queries = (slice(run.first * axis.tile, (run.first + run.count) * axis.tile) for run, axis in runs)
-        keys = (slice(run.first * axis.tile, (run.first + run.count - 1) * axis.tile + axis.strip)
-                for run, axis in runs)
+        """Where the queries of some tiles lie in the map, and where their keys do."""
+        queries = self.y.part(y)[0], self.x.part(x)[0]
+        keys = self.y.part(y, self.y.reach)[0], self.x.part(x, self.x.reach)[0]
         return (..., *queries, slice(None)), (..., *keys, slice(None))
 
-    def pad(self, t: Tensor, reach_y: int = 0, reach_x: int = 0) -> Tensor:
-        """A map (B, h, H, W, d) completed to whole tiles, and so many pixels beyond them."""
-        (top, bottom), (left, right) = self.y.margins, self.x.margins
-        return F.pad(t, (0, 0, left + reach_x, right + reach_x, top + reach_y, bottom + reach_y))
-
-    def pad_keys(self, t: Tensor) -> Tensor:
-        return self.pad(t, self.y.reach, self.x.reach)
-
-    def crop(self, t: Tensor, reach_y: int = 0, reach_x: int = 0) -> Tensor:
-        top, left = self.y.margins[0] + reach_y, self.x.margins[0] + reach_x
-        return t[:, :, top:top + self.y.side, left:left + self.x.side]
-
-    def crop_keys(self, t: Tensor) -> Tensor:
-        return self.crop(t, self.y.reach, self.x.reach)
+    def complete(self, t: Tensor, y: _Run, x: _Run, reach_y: int = 0, reach_x: int = 0) -> Tensor:
+        """What there is of some tiles, (B, h, H, W, d), with zeros for the rest."""
+        padding = 0, 0, *self.x.part(x, reach_x)[1], *self.y.part(y, reach_y)[1]
+        return F.pad(t, padding) if any(padding) else t
 
 
 def window_start(i: int, side: int, kernel_size: int) -> int:

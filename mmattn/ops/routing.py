@@ -17,6 +17,9 @@ from torch.autograd.function import once_differentiable
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
 from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
+from mmattn.ops.fused import kernel_refusals, kernel_reservations
+
+MOST_PROGRAMS = 2 ** 16 - 1     # of a GPU along the second and third axis of a launch
 
 
 def region_view(x: Tensor, grid: Sequence[int]) -> Tensor:
@@ -65,9 +68,36 @@ def routed_attention(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, num_heads:
         (B, H, W, C').
 
     Raises:
-        ArgumentError: unknown backend.
+        ArgumentError: the backend asked for is unknown or cannot run.
     """
     return IMPLEMENTATIONS.run(backend, q, k, v, routes, num_heads, scale, route_weights, key_mask)
+
+
+def _triton(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, num_heads: int, scale: float,
+            route_weights: Tensor | None, key_mask: Tensor | None) -> Tensor:
+    """Keys and values are read where they lie; logits exist a block at a time, inside a kernel."""
+    from mmattn.ops.kernels import routing as kernels
+    return kernels.routed_attention(q, k, v, routes, num_heads, scale, route_weights, key_mask)
+
+
+def _triton_refusals(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, num_heads: int, scale: float,
+                     route_weights: Tensor | None, key_mask: Tensor | None) -> list[str]:
+    dims = q.shape[3] // num_heads, v.shape[3] // num_heads
+    refusals = kernel_refusals((q, k, v), dims)
+    if refusals:
+        return refusals
+    images, regions = len(q), routes.shape[1] * routes.shape[2]
+    if max(images, regions) > MOST_PROGRAMS:
+        return [f'the Triton kernel takes up to {MOST_PROGRAMS} images and regions; got {images} and {regions}']
+    from mmattn.ops.kernels import routing as kernels
+    weighted = route_weights is not None
+    reason = kernels.trial(q.device, q.dtype, *dims, weighted, key_mask is not None,
+                           kernels.blocks_of(q, k, v, routes, num_heads, weighted))
+    return [reason] if reason else []
+
+
+def _triton_reservations(q: Tensor, *rest: object) -> list[str]:
+    return kernel_reservations(q)
 
 
 def _gathered(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, num_heads: int, scale: float,
@@ -79,8 +109,9 @@ def _gathered(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, num_heads: int, s
 
 
 IMPLEMENTATIONS = Implementations('routed_attention', 'MMATTN_ROUTED_ATTENTION', {
+    'triton': Implementation(_triton, _triton_refusals, _triton_reservations),
     # keys and values gathered at once
-    'gathered': Implementation(_gathered, budgets={'gathered': Budget(cpu=2 ** 21, other=2 ** 26)}),
+    'gathered': Implementation(_gathered, budgets={'gathered': Budget(cpu=2 ** 21, share=1 / 64)}),
     'reference': Implementation(reference.routed_attention, reservations=for_comparison),
 })
 

@@ -180,7 +180,7 @@ def test_refusals(monkeypatch):
         'Triton kernels take float32, bfloat16 or float16, the same for all; got torch.float16, torch.float32, '
         'torch.float32')
     wide = problem((2, 3), (2, 2), dims=129)
-    assert refusal(monkeypatch, *wide) == 'Triton kernels take up to 128 channels per head; q has 129'
+    assert refusal(monkeypatch, *wide) == 'Triton kernels take up to 128 channels per head; here are 129'
     monkeypatch.setattr(fused, 'find_spec', lambda name: None)
     assert refusal(monkeypatch, q, k, v, points, table) == 'Triton is not installed'
     monkeypatch.setattr(fused, 'is_interpreted', lambda: False)

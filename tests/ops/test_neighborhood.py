@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmattn.ops import reference
-from mmattn.ops.neighborhood import IMPLEMENTATIONS, neighborhood_attention
+from mmattn.ops.neighborhood import IMPLEMENTATIONS, _Axis, _Run, neighborhood_attention
 from tests.compare import assert_same
 from tests.ops.test_dispatch import set_budgets
 
@@ -17,10 +17,13 @@ def plain(q, k, v, table, kernel):
 
 
 @pytest.mark.parametrize(('size', 'kernel'), [((1, 1), 3), ((1, 20), 7), ((5, 6), 7), ((7, 7), 7), ((8, 8), 3),
-                                              ((9, 17), 5), ((3, 26), 5), ((25, 11), 7)])
+                                              ((9, 17), 5), ((3, 26), 5), ((25, 11), 7), ((14, 3), 13)])
 @pytest.mark.parametrize('block', [2 ** 21, 1])
-def test_equals_the_formula_with_gradients(monkeypatch, size, kernel, block):
+@pytest.mark.parametrize('device', ['cpu', 'other'])
+def test_equals_the_formula_with_gradients(monkeypatch, size, kernel, block, device):
     set_budgets(monkeypatch, IMPLEMENTATIONS, block)
+    if device == 'other':
+        monkeypatch.setattr(_Axis, 'runs', lambda axis, device: [_Run(0, axis.tiles, axis.outside(device))])
     tensors = problem(size, kernel)
     assert_same(neighborhood_attention(*tensors, kernel), plain(*tensors, kernel), tensors)
 
@@ -82,7 +85,7 @@ def test_backend_can_be_forced_and_refuses_with_reasons(monkeypatch):
     with pytest.raises(ValueError, match=r'^MMATTN_NEIGHBORHOOD_ATTENTION=reference cannot run: only tiles drops '
                                          r'attention weights$'):
         neighborhood_attention(*tensors, 3, dropout=0.5)
-    with pytest.raises(ValueError, match=r"^backend='natten' is unknown; choose one of reference, tiles$"):
+    with pytest.raises(ValueError, match=r"^backend='natten' is unknown; choose one of reference, tiles, triton$"):
         neighborhood_attention(*tensors, 3, backend='natten')
 
 

@@ -135,7 +135,7 @@ def test_refusals():
         with pytest.raises(ValueError, match=rf"^backend='triton' cannot run: {reason}$"):
             neighborhood_attention(*tensors, backend='triton', **{'kernel_size': 3, **options})
     wide = problem((2, 3), 3, dims=129)
-    with pytest.raises(ValueError, match=r'cannot run: Triton kernels take up to 128 channels per head; q has 129$'):
+    with pytest.raises(ValueError, match=r'cannot run: Triton kernels take up to 128 channels per head; here are 129$'):
         neighborhood_attention(*wide, 3, backend='triton')
 
 

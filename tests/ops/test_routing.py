@@ -69,7 +69,7 @@ def test_backend_can_be_forced(monkeypatch):
     assert routed_attention(q, k, v, chosen, 2, 0.3, backend='reference') == 'plain'
     monkeypatch.setenv('MMATTN_ROUTED_ATTENTION', 'reference')
     assert routed_attention(q, k, v, chosen, 2, 0.3) == 'plain'
-    with pytest.raises(ValueError, match="backend='flex' is unknown; choose one of gathered, reference"):
+    with pytest.raises(ValueError, match="backend='flex' is unknown; choose one of gathered, reference, triton"):
         routed_attention(q, k, v, chosen, 2, 0.3, backend='flex')
 
 

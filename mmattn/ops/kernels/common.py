@@ -15,14 +15,21 @@ from mmattn.ops.fused import is_interpreted
 from mmattn.ops.precision import products_allow_tf32
 
 LOG2E = 1.4426950408889634
+TO_BASE_2 = tl.constexpr(LOG2E)
 
 
 @triton.jit
 def dot(a, b, acc, PRECISION: tl.constexpr):
     """acc + a b; acc may be None."""
     if PRECISION == 'raised':       # Triton's interpreter multiplies bfloat16 wrongly
-        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision='ieee')
-    return tl.dot(a, b, acc, input_precision=PRECISION)
+        a = a.to(tl.float32)
+        b = b.to(tl.float32)
+    EXACT: tl.constexpr = 'ieee' if PRECISION == 'raised' else PRECISION
+    if acc is None:
+        product = tl.dot(a, b, input_precision=EXACT)
+    else:
+        product = tl.dot(a, b, acc, input_precision=EXACT)
+    return product
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -16,7 +16,7 @@ only in the end along the diagonals of equal displacement. No sum depends on the
 Shapes: B batch, h heads, H x W pixels, d channels of a head.
 """
 from functools import cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -26,9 +26,23 @@ from torch.autograd.function import once_differentiable
 
 from mmattn.ops import neighborhood
 from mmattn.ops.fused import failure
-from mmattn.ops.kernels.common import LOG2E, block_of, dot, index_type, launch, precision
+from mmattn.ops.kernels.common import LOG2E, TO_BASE_2, block_of, dot, index_type, launch, precision
 
-TO_BASE_2 = tl.constexpr(LOG2E)
+
+class Tile(NamedTuple):
+    """What a program has at a time: rows and columns of a tile of queries or keys, what it holds them against; and its
+    warps."""
+    rows: int
+    columns: int
+    keys: int
+    warps: int
+
+
+# The largest that keep to the registers of a GPU, by bytes of a number and BLOCK_D.
+TILES = {
+    (2, 16): Tile(4, 8, 16, 1), (2, 32): Tile(4, 8, 16, 1), (2, 64): Tile(4, 8, 16, 2), (2, 128): Tile(4, 8, 16, 2),
+    (4, 16): Tile(4, 8, 16, 2), (4, 32): Tile(4, 8, 16, 2), (4, 64): Tile(4, 8, 16, 4), (4, 128): Tile(4, 4, 16, 4),
+}
 LARGEST = 101               # side of a window, see `_pixels_of_strip`
 # Maps and windows come in any size: no kernel of its own for sizes that are 1 or divide by 16.
 SIZES = ['H', 'W', 'HEADS', 'KERNEL']
@@ -90,11 +104,7 @@ def _places(y, x, real, d, step_y, step_x, step_d, DIM: tl.constexpr, BLOCK_D: t
     """Offsets (N, BLOCK_D) of the channels d and following of pixels (N,), and which of them there are."""
     d = (d + tl.arange(0, BLOCK_D)).to(INDEX)
     offsets = (y.to(INDEX) * step_y + x.to(INDEX) * step_x)[:, None] + d[None, :] * step_d
-    if DIM % BLOCK_D == 0:
-        there = real[:, None]
-    else:
-        there = real[:, None] & (d < DIM)[None, :]
-    return offsets, there
+    return offsets, real[:, None] if DIM % BLOCK_D == 0 else real[:, None] & (d < DIM)[None, :]
 
 
 @triton.jit
@@ -344,10 +354,9 @@ class _Problem:
         self.constants = dict(DIM=dims, BLOCK_D=self.block_d, PRECISION=precision(q.dtype), maxnreg=255, num_stages=1)
 
     def run(self, kernel: Any, *args: Any) -> None:
-        """Programs that take tiles, so large as registers allow: float32 and many channels need more."""
-        tile = 4, 4 if self.wide and self.block_d > 64 else 8
-        warps = (2 if self.wide else 1) * (2 if self.block_d > 32 else 1)
-        self._launch(kernel, tile, 1, *args, BLOCK=16, num_warps=warps)
+        """A program for each tile, image and head."""
+        tile = TILES[self.arguments[0].itemsize, self.block_d]
+        self._launch(kernel, tile[:2], 1, *args, BLOCK=tile.keys, num_warps=tile.warps)
 
     def grad_table(self, *args: Any) -> Tensor:
         """(h, 2 K - 1, 2 K - 1) from delta, lse, the gradient of the output and its strides."""
