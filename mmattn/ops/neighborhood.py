@@ -205,13 +205,14 @@ class _Axis(NamedTuple):
         """Which pixels of the map lie in some tiles and so many pixels beyond them, and how many more would at both
         ends."""
         first = self.start + run.first * self.tile - reach
-        last = first + run.count * self.tile + 2 * reach
+        last = first + run.tiles * self.tile + 2 * reach
         there = slice(max(first, 0), min(last, self.side))
         return there, (there.start - first, last - there.stop)
 
     def outside(self, device: torch.device) -> Tensor:
         """Whether a key of the strip is outside the window of a query: (tiles, tile, strip)."""
-        window, half, stop = min(self.kernel_size, self.side), self.kernel_size // 2, self.start + self.tiles * self.tile
+        window, half = min(self.kernel_size, self.side), self.kernel_size // 2
+        stop = self.start + self.tiles * self.tile
         first = torch.arange(self.start - half, stop - half, device=device).clamp(0, self.side - window)
         first = first.view(self.tiles, self.tile, 1)
         key = torch.arange(self.start - self.reach, stop + self.reach, device=device)
@@ -235,7 +236,7 @@ class _Tiling(NamedTuple):
 
     @classmethod
     def of(cls, q: Tensor, kernel_size: int) -> '_Tiling':
-        return cls(*(_Axis(side, kernel_size) for side in q.shape[2:4]))
+        return cls(*(_Axis(int(side), kernel_size) for side in q.shape[2:4]))     # tensors while tracing
 
     def blocks(self, q: Tensor, logits: int) -> Iterator[tuple[_Run, list[_Run]]]:
         """Runs of rows, short enough for few logits at once, each with the runs of columns."""

@@ -255,9 +255,9 @@ def test_refusals(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('options', [{}, dict(weighted=True, masked=True), dict(region=(5, 4))])
-@pytest.mark.parametrize('dims', [32, 64, 128])
-@pytest.mark.parametrize('dtype', ['float16', 'float32'])
-def test_compiled_for_gpus(dtype, dims, options):
+@pytest.mark.parametrize('dims', [16, 32, 64, 128])
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float32'])
+def test_compiled_for_gpus_without_spills(dtype, dims, options):
     usages = usage_of('routing', 'tests.ops.test_routing_kernel:launches', dtype=dtype, dims=dims,
                       **{'region': (23, 46), **options})
     assert_fits(usages)
