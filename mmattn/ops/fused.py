@@ -29,7 +29,7 @@ def kernel_refusals(tensors: Sequence[Tensor], dims: Sequence[int]) -> list[str]
     first = tensors[0]
     if first.device.type != 'cuda' and not is_interpreted():
         return [f'Triton kernels run on CUDA; q is on {first.device.type}']
-    if find_spec('triton') is None:
+    if not is_installed():
         return ['Triton is not installed']
     if is_traced():
         return ['a Triton kernel cannot be traced']
@@ -46,6 +46,12 @@ def kernel_refusals(tensors: Sequence[Tensor], dims: Sequence[int]) -> list[str]
 def kernel_reservations(first: Tensor) -> list[str]:
     """Why a kernel that could run is not taken unless someone asks for it."""
     return ['the interpreter is for tests'] if first.device.type != 'cuda' and is_interpreted() else []
+
+
+@cache
+def is_installed() -> bool:
+    """Whether there is a Triton."""
+    return find_spec('triton') is not None
 
 
 @cache

@@ -43,17 +43,18 @@ def compiled(kernel, args, options, capability):
     signature, attributes = {}, {}
     for name, value in [*zip(names, args), *constants.items()]:
         place = kernel.arg_names.index(name),
+        any_number = kernel.params[place[0]].do_not_specialize
         if isinstance(value, torch.Tensor):
             signature[name] = POINTERS[value.dtype]
             attributes[place] = [['tt.divisibility', 16]]
-        elif name in constants or value is None or (type(value) is int and value == 1):
+        elif name in constants or value is None or (type(value) is int and value == 1 and not any_number):
             signature[name] = 'constexpr'
             constants[name] = value
         elif isinstance(value, float):
             signature[name] = 'fp32'
         else:
             signature[name] = 'i32' if abs(value) < 2 ** 31 else 'i64'
-            if value % 16 == 0:
+            if value % 16 == 0 and not any_number:
                 attributes[place] = [['tt.divisibility', 16]]
     signature = {name: signature[name] for name in kernel.arg_names}
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}

@@ -181,7 +181,7 @@ def test_refusals(monkeypatch):
         'torch.float32')
     wide = problem((2, 3), (2, 2), dims=129)
     assert refusal(monkeypatch, *wide) == 'Triton kernels take up to 128 channels per head; here are 129'
-    monkeypatch.setattr(fused, 'find_spec', lambda name: None)
+    monkeypatch.setattr(fused, 'is_installed', lambda: False)
     assert refusal(monkeypatch, q, k, v, points, table) == 'Triton is not installed'
     monkeypatch.setattr(fused, 'is_interpreted', lambda: False)
     assert refusal(monkeypatch, q, k, v, points, table) == 'Triton kernels run on CUDA; q is on cpu'

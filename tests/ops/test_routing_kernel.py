@@ -249,7 +249,7 @@ def test_refusals(monkeypatch):
     small = problem((1, 1), (1, 1), (1, 1), routes=1)
     assert refusal({name: t.expand(2 ** 16, -1, -1, -1) for name, t in small.items()}) == (
         'the Triton kernel takes up to 65535 images and regions; got 65536 and 1')
-    monkeypatch.setattr(fused, 'find_spec', lambda name: None)
+    monkeypatch.setattr(fused, 'is_installed', lambda: False)
     assert refusal(tensors) == 'Triton is not installed'
 
 
