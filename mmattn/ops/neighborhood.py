@@ -174,8 +174,12 @@ class _Axis(NamedTuple):
 
     @property
     def tile(self) -> int:
-        """Queries of a tile."""
-        return min(max(TILE, self.kernel_size), self.side)
+        """Queries of a tile: about `TILE`, and more than half a window beside what is missing at an end. A small map is
+        a single tile, as a strip would be no smaller."""
+        half = self.kernel_size // 2
+        if self.side <= min(TILE + 2 * half, 2 * TILE):
+            return self.side
+        return next(tile for tile in range(TILE, self.side + 1) if half + (-self.side % tile + 1) // 2 < tile)
 
     @property
     def tiles(self) -> int:

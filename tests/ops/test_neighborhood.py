@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from mmattn.ops import reference
-from mmattn.ops.neighborhood import IMPLEMENTATIONS, _Axis, _Run, neighborhood_attention
+from mmattn.ops.neighborhood import IMPLEMENTATIONS, _Axis, _Run, neighborhood_attention, window_start
 from tests.compare import assert_same
 from tests.ops.test_dispatch import set_budgets
 
@@ -17,7 +17,8 @@ def plain(q, k, v, table, kernel):
 
 
 @pytest.mark.parametrize(('size', 'kernel'), [((1, 1), 3), ((1, 20), 7), ((5, 6), 7), ((7, 7), 7), ((8, 8), 3),
-                                              ((9, 17), 5), ((3, 26), 5), ((25, 11), 7), ((14, 3), 13)])
+                                              ((9, 17), 5), ((3, 26), 5), ((25, 11), 7), ((21, 2), 13),
+                                              ((17, 4), 9)])
 @pytest.mark.parametrize('block', [2 ** 21, 1])
 @pytest.mark.parametrize('device', ['cpu', 'other'])
 def test_equals_the_formula_with_gradients(monkeypatch, size, kernel, block, device):
@@ -26,6 +27,19 @@ def test_equals_the_formula_with_gradients(monkeypatch, size, kernel, block, dev
         monkeypatch.setattr(_Axis, 'runs', lambda axis, device: [_Run(0, axis.tiles, axis.outside(device))])
     tensors = problem(size, kernel)
     assert_same(neighborhood_attention(*tensors, kernel), plain(*tensors, kernel), tensors)
+
+
+@pytest.mark.parametrize('kernel', [1, 3, 7, 9, 13, 21])
+def test_windows_lie_in_the_strips_of_their_tiles(kernel):
+    for side in range(1, 60):
+        axis = _Axis(side, kernel)
+        inside = ~axis.outside(torch.device('cpu'))
+        assert inside.any(-1).all()         # of what completes a tile too: no softmax over nothing
+        for i in range(side):
+            tile, place = divmod(i - axis.start, axis.tile)
+            keys = inside[tile, place].nonzero().flatten() + axis.start + tile * axis.tile - axis.reach
+            first = window_start(i, side, kernel)
+            assert keys.tolist() == list(range(first, first + min(kernel, side)))
 
 
 def test_gradients_by_finite_differences():
