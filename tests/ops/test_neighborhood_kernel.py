@@ -67,6 +67,7 @@ def test_low_precision(dtype):
     assert_right((6, 9), 5, dtype=dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dims', [1, 8, 24, 48])
 def test_any_channels_of_a_head(dims):
     assert_right((4, 5), 3, dims=dims)
@@ -79,10 +80,12 @@ def test_many_channels_of_a_head(dims, dtype):
     assert_right((6, 9), 5, dims=dims, dtype=dtype)
 
 
+@pytest.mark.slow
 def test_images_and_heads():
     assert_right((4, 6), 3, batch=2, heads=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arrange', [
     lambda t: t.movedim(-1, 1).contiguous().movedim(1, -1), lambda t: t.transpose(1, 2).contiguous().transpose(1, 2),
     lambda t: torch.stack([t, t], -1)[..., 0], lambda t: torch.cat([t, t], 3)[:, :, :, :t.shape[3]]])
@@ -104,6 +107,7 @@ def test_every_number_is_written_and_the_same_twice_to_the_bit(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(first, run(tensors, 5, weights)))
 
 
+@pytest.mark.slow
 def test_maps_too_large_for_32_bits_count_in_64(monkeypatch):
     import triton.language as tl
     tensors = problem((4, 5), 3)

@@ -71,6 +71,7 @@ def test_low_precision(dtype, weighted):
     assert_right(problem(dtype=dtype, masked=True, weighted=weighted))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dims', [(1, 3), (24, 24), (32, 8), (16, 48)])
 def test_any_channels_of_a_head(dims):
     assert_right(problem((1, 2), (1, 3), (2, 2), *dims, masked=True, weighted=True))
@@ -84,6 +85,7 @@ def test_many_channels_of_a_head(dtype, dims):
     assert_right(tensors, scale=dims ** -0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('packed', [False, True])
 @pytest.mark.parametrize(('tokens', 'places'), [(16, 32), (32, 64), (64, 16)])
 @pytest.mark.parametrize(('query', 'key'), [((5, 4), (3, 7)), ((4, 4), (2, 8))])
@@ -108,6 +110,7 @@ def test_a_region_chosen_twice_counts_twice_and_one_never_chosen_has_no_gradient
     assert not got['v'][:, :, 2:4].any()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:(overflow|invalid value) encountered:RuntimeWarning')      # of the interpreter
 def test_large_logits_and_masked_keys_that_would_overflow():
     tensors = problem((1, 2), masked=True)
@@ -120,6 +123,7 @@ def channels_first(t):
     return t.movedim(-1, 1).contiguous().movedim(1, -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arrange', [
     channels_first, lambda t: t.transpose(1, 2).contiguous().transpose(1, 2), lambda t: torch.stack([t, t], -1)[..., 0],
     lambda t: torch.cat([t, t], 2)[:, :, :t.shape[2]]])
@@ -140,6 +144,7 @@ def test_a_gradient_without_strides():
                            results(kernels.routed_attention, tensors, torch.ones(shape, device=DEVICE)))
 
 
+@pytest.mark.slow
 def test_rows_of_pixels_that_lie_further_apart_than_32_bits_count():
     tensors = problem((2, 1), (1, 2), (1, 2), dtype=torch.float16)
     right = results(kernels.routed_attention, tensors)
@@ -208,6 +213,7 @@ def test_blocks_fit_the_regions():
     assert of(torch.float32, 128, 1058, 49, 1, False) == (16, 32, 8, False)
 
 
+@pytest.mark.slow
 def test_the_row_runs_on_request_and_after_its_trial(monkeypatch):
     monkeypatch.setattr(kernels, 'trial', lambda *args: None)
     tensors = problem(masked=True, weighted=True)
@@ -222,6 +228,7 @@ def test_the_row_runs_on_request_and_after_its_trial(monkeypatch):
         "(Blocks(tokens=16, places=16, warps=2, packed=False), Blocks(tokens=16, places=16, warps=2, packed=False)))")
 
 
+@pytest.mark.slow
 def test_the_trial_passes_and_names_what_fails(monkeypatch):
     device = torch.device(DEVICE)
     trial = kernels.trial.__wrapped__       # without its memory
