@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from mmattn.ops import fused
+
 KERNEL_MODULES = ('deformable', 'neighborhood', 'routing')
 # no kernel of their own
 FREE = {'empty', 'empty_like', 'new_empty', 'empty_strided', 'new_empty_strided', 'detach', 'alias', '_unsafe_view',
@@ -161,10 +163,10 @@ def counted(*, triton=True, bfloat16=False):
             replace(place, name, from_host(getattr(place, name), goes))
 
         replace(F, 'scaled_dot_product_attention', attention)
+        replace(fused, 'is_interpreted', lambda: False)
         for name in KERNEL_MODULES if triton else ():
             op, kernels = import_module(f'mmattn.ops.{name}'), import_module(f'mmattn.ops.kernels.{name}')
             replace(op, 'kernel_refusals', lambda tensors, dims: [])
-            replace(op, 'kernel_reservations', lambda first: [])
             replace(kernels, 'trial', lambda *args: None)
             replace(kernels, 'launch', launch)
         if bfloat16:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from mmattn import layers
 from mmattn.measuring.timing import memory, seconds, synchronize
 from mmattn.ops import deformable, grouped, neighborhood, routing
 from mmattn.ops.dispatch import OPS
+from mmattn.ops.fused import is_installed
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 ALLOWED = {'float32': 2e-5, 'bfloat16': 4e-2, 'float16': 5e-3}     # relative errors; where products take TF32, more
@@ -99,6 +101,12 @@ class Layer:
     channels: int
     stride: int                                                 # of the stage
     build: Callable[..., nn.Module] = field(repr=False)
+
+    def map(self, settings: 'Settings') -> Tensor:
+        """What it reads of the images, in the memory order that backbones give."""
+        size = [-(-side // self.stride) for side in settings.size]
+        x = torch.randn(settings.batch, self.channels, *size, device=settings.device)
+        return x.contiguous(memory_format=torch.channels_last).requires_grad_()
 
     def module(self, backend: str | None) -> nn.Module:
         return self.build(self.channels, self.channels // 32, backend=backend)
@@ -236,26 +244,22 @@ def _compared(problem: Problem, exact: Mapping[str, Tensor], device: torch.devic
 
 def time_layer(settings: Settings, name: str) -> Iterator[dict[str, Any]]:
     """Every implementation of a layer: forward, forward and backward, peak memory, kernel calls."""
-    layer, device = LAYERS[name], torch.device(settings.device)
-    size = [-(-side // layer.stride) for side in settings.size]
+    layer = LAYERS[name]
     # the plain formula of neighbourhoods takes one query at a time
     rows = [row for row in OPS[layer.op].rows if (layer.op, row) != ('neighborhood_attention', 'reference')]
     for dtype in ('float32', 'bfloat16'):
         for backend in rows:
             torch.manual_seed(0)
-            x = torch.randn(settings.batch, layer.channels, *size, device=device)
-            x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-            yield _timed(dict(what=name, dtype=dtype, backend=backend), partial(layer.module, backend), x, dtype,
-                         settings)
+            yield _timed(dict(what=name, dtype=dtype, backend=backend), partial(layer.module, backend),
+                         layer.map(settings), dtype, settings)
 
 
 def time_tiles(settings: Settings, op: str) -> Iterator[dict[str, Any]]:
     """The kernels of an op with other sizes of what a program takes at a time, in bfloat16."""
     module = import_module(f'mmattn.ops.kernels.{op.removesuffix("_attention").replace("routed", "routing")}')
     name = next(name for name, layer in LAYERS.items() if layer.op == op)
-    layer, device = LAYERS[name], torch.device(settings.device)
-    size = [-(-side // layer.stride) for side in settings.size]
-    x = torch.randn(settings.batch, layer.channels, *size, device=device, requires_grad=True)
+    layer = LAYERS[name]
+    x = layer.map(settings)
     usual = module.TILES[2, 32]
     for part, tile in [('', {}), *((part, tile) for part, tiles in TILES[op].items() for tile in tiles)]:
         other = {part: getattr(usual, part)._replace(**tile)} if part else tile
@@ -346,7 +350,7 @@ def report(settings: Settings, path: Path, minutes: float, plan: Sequence[tuple[
     device = torch.device(settings.device)
     whole: dict[str, Any] = dict(
         device=torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type, torch=torch.__version__,
-        triton=_version('triton'), settings=vars(settings), results=[], left_out={})
+        triton=version('triton') if is_installed() else None, settings=vars(settings), results=[], left_out={})
     end = time.monotonic() + 60 * minutes
     for task in plan:
         name, left = ' '.join(task), end - time.monotonic()
@@ -369,14 +373,6 @@ def report(settings: Settings, path: Path, minutes: float, plan: Sequence[tuple[
         say(f'{name}: {reason or "done"}, {time.monotonic() - start:.0f} s')
     path.write_text(json.dumps(whole, indent=1))
     return whole
-
-
-def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def main(argument: str) -> None:

@@ -194,10 +194,6 @@ def _triton_refusals(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Ten
     return [failure] if failure else []
 
 
-def _triton_reservations(q: Tensor, k: Tensor, *rest: object) -> list[str]:
-    return kernel_reservations(q)
-
-
 def _separable_refusals(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor | None, convention: str,
                         dropout: float) -> list[str]:
     reasons = _without_bias_or_dropout(table, dropout)
@@ -214,7 +210,7 @@ def _separable_reservations(q: Tensor, k: Tensor, *rest: object) -> list[str]:
 
 
 IMPLEMENTATIONS = Implementations('deformable_attention', 'MMATTN_DEFORMABLE_ATTENTION', {
-    'triton': Implementation(_triton, _triton_refusals, _triton_reservations),
+    'triton': Implementation(_triton, _triton_refusals, kernel_reservations),
     'separable': Implementation(_separable, _separable_refusals, _separable_reservations,
                                 # largest tensors of a block
                                 {'block': Budget(cpu=2 ** 21, share=1 / 256)}),

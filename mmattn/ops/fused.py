@@ -43,8 +43,8 @@ def kernel_refusals(tensors: Sequence[Tensor], dims: Sequence[int]) -> list[str]
     return []
 
 
-def kernel_reservations(first: Tensor) -> list[str]:
-    """Why a kernel that could run is not taken unless someone asks for it."""
+def kernel_reservations(first: Tensor, *rest: object) -> list[str]:
+    """Of the row of a kernel: why one that could run is not taken unless someone asks for it."""
     return ['the interpreter is for tests'] if first.device.type != 'cuda' and is_interpreted() else []
 
 

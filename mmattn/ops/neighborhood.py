@@ -60,10 +60,6 @@ def _triton_refusals(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size
     return [reason] if reason else []
 
 
-def _triton_reservations(q: Tensor, *rest: object) -> list[str]:
-    return kernel_reservations(q)
-
-
 def _tiles(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, dropout: float, *, logits: int) -> Tensor:
     """A tile of neighbouring queries needs few keys more than one query does, so each tile attends to the strip of
     keys that covers its windows, and a bias of -inf leaves out what is outside the window of a query."""
@@ -81,7 +77,7 @@ def _reference_refusals(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_s
 
 
 IMPLEMENTATIONS = Implementations('neighborhood_attention', 'MMATTN_NEIGHBORHOOD_ATTENTION', {
-    'triton': Implementation(_triton, _triton_refusals, _triton_reservations),
+    'triton': Implementation(_triton, _triton_refusals, kernel_reservations),
     # of all heads at once
     'tiles': Implementation(_tiles, budgets={'logits': Budget(cpu=2 ** 21, share=1 / 64)}),
     'reference': Implementation(_reference, _reference_refusals, for_comparison),

@@ -96,10 +96,6 @@ def _triton_refusals(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, num_heads:
     return [reason] if reason else []
 
 
-def _triton_reservations(q: Tensor, *rest: object) -> list[str]:
-    return kernel_reservations(q)
-
-
 def _gathered(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, num_heads: int, scale: float,
               route_weights: Tensor | None, key_mask: Tensor | None, *, gathered: int) -> Tensor:
     """Keys and values are read out of their maps by the index of their region, for a few query regions at a time, and
@@ -109,7 +105,7 @@ def _gathered(q: Tensor, k: Tensor, v: Tensor, routes: Tensor, num_heads: int, s
 
 
 IMPLEMENTATIONS = Implementations('routed_attention', 'MMATTN_ROUTED_ATTENTION', {
-    'triton': Implementation(_triton, _triton_refusals, _triton_reservations),
+    'triton': Implementation(_triton, _triton_refusals, kernel_reservations),
     # keys and values gathered at once
     'gathered': Implementation(_gathered, budgets={'gathered': Budget(cpu=2 ** 21, share=1 / 64)}),
     'reference': Implementation(reference.routed_attention, reservations=for_comparison),

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmattn.ops.fused import is_interpreted
+from mmattn.ops import fused
 from mmattn.ops.precision import products_allow_tf32
 
 LOG2E = 1.4426950408889634
@@ -32,12 +32,12 @@ def dot(a, b, acc, PRECISION: tl.constexpr):
     return product
 
 
-def precision(dtype: torch.dtype) -> str:
+def precision(dtype: torch.dtype, exact: bool = False) -> str:
     """How products of float32 are made: exactly enough, by three products of TF32, unless PyTorch is told that one
-    will do."""
-    if is_interpreted():
+    will do; or, if `exact`, of float32 itself."""
+    if fused.is_interpreted():
         return 'raised'
-    if dtype == torch.float32:
+    if dtype == torch.float32 and not exact:
         return 'tf32' if products_allow_tf32() else 'tf32x3'
     return 'ieee'
 

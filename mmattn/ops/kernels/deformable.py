@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmattn.ops.fused import failure, is_interpreted
+from mmattn.ops.fused import failure
 from mmattn.ops.grid import query_grid, spans
 from mmattn.ops.kernels.common import LOG2E, block_of, dot, index_type, launch, precision
 from mmattn.ops.separable import separable_attention
@@ -452,8 +452,7 @@ def _constants(q: Tensor, *others: Tensor, ring: Tensor) -> dict[str, Any]:
     dims = q.shape[4]
     block = block_of(dims)
     # three products of TF32 with so many channels do not fit the registers
-    exact = 'ieee' if q.dtype == torch.float32 and block > 64 else precision(q.dtype)
-    return dict(WIDTH=ring.shape[2], DIM=dims, BLOCK_D=block, PRECISION='raised' if is_interpreted() else exact,
+    return dict(WIDTH=ring.shape[2], DIM=dims, BLOCK_D=block, PRECISION=precision(q.dtype, exact=block > 64),
                 INDEX=index_type(q, *others))
 
 
