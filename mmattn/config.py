@@ -4,24 +4,53 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmattn.errors import UsageError
-from mmattn.openmmlab import DISTRIBUTIONS, require, require_for
+from mmattn.openmmlab import DISTRIBUTIONS, mend_config_lookup, require, require_for
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 SPLITS = ('train', 'val', 'test')
+CONFIGS = Path(__file__).parent / '.mim/configs'        # as they are installed with the package
 
 
-def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file.
+def config_files() -> dict[str, Path]:
+    """The configs that come with the package, by their names, such as 'mask-rcnn_dat-t_fpn_1x_coco'."""
+    return {path.stem: path for path in sorted(CONFIGS.glob('*/*.py')) if path.parent.name != '_base_'}
+
+
+def find_config(config: str | os.PathLike[str]) -> str:
+    """What MMEngine reads for a config.
 
     Args:
-        path: of the file.
+        config: a path; the name of a config that comes with the package; or a path inside a package, 'mmattn::…' or
+            'mmdet::…'.
+
+    Raises:
+        UsageError: there is none. The message names those with the most similar names.
+    """
+    given, files = str(config), config_files()
+    ours = CONFIGS / given.removeprefix('mmattn::')
+    for path in (Path(given), ours if given.startswith('mmattn::') else files.get(given)):
+        if path and path.is_file():
+            return str(path)
+    if '::' in given and not given.startswith('mmattn::'):
+        return given
+    near = get_close_matches(ours.stem, files, cutoff=0.8)
+    hint = f"; configs of the package with such a name: {', '.join(near)}" if near else ''
+    raise UsageError(f'config not found: {given if "::" in given else Path(given).absolute()}{hint}')
+
+
+def read_config(config: str | os.PathLike[str], options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config.
+
+    Args:
+        config: see `find_config`.
         options: settings to change, by keys with dots.
 
     Raises:
@@ -29,16 +58,16 @@ def read_config(path: str | os.PathLike[str], options: Mapping[str, Any] | None 
             option that cannot be set.
     """
     from mmengine.config import Config
-    if not Path(path).is_file():
-        raise UsageError(f'config not found: {Path(path).absolute()}')
+    mend_config_lookup()
+    path = find_config(config)
     try:
         cfg = Config.fromfile(path)
         require_for(cfg.get('default_scope'))
     except ImportError as error:
         raise UsageError(f'{path}: {advice(error)}') from error
-    except (FileNotFoundError, SyntaxError) as error:
+    except (OSError, SyntaxError) as error:
         raise UsageError(f'{path} cannot be read: {error}') from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
         if not modules_of(error)[-1].startswith('mmengine.'):        # but by the code of the config
             raise
         raise UsageError(f'{path} cannot be read: {error}') from error

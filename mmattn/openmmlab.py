@@ -104,13 +104,29 @@ def choose_checkpoint_reading(trust: bool = False) -> None:
 
 
 def mend_config_lookup() -> None:
-    """Let `mmseg::…` in a config find mmseg, whichever distribution provides it.
+    """Let MMEngine find `mmattn::…`, `mmdet::…` and `mmseg::…`, as a base of a config and in `Config.fromfile`.
 
-    MMEngine looks a config prefix up under the classic distribution's name ('mmsegmentation'). Where that one is
-    not installed, the import name, which it accepts as well, takes its place in MMEngine's table.
+    MMEngine has a table of the packages that it knows, and looks the libraries up under the names of their classic
+    distributions ('mmsegmentation'). Where such a one is not installed, the import name, which it accepts as well,
+    takes its place. It gives the types of a base the name of its package as their scope; those of ours are of the
+    library that `default_scope` names.
     """
+    from mmengine.config import Config
     from mmengine.config.utils import MODULE2PACKAGE
     from mmengine.utils import is_installed
-    for module in ('mmdet', 'mmseg'):
-        if not is_installed(MODULE2PACKAGE[module]):
+    for module in ('mmattn', 'mmdet', 'mmseg'):
+        if not is_installed(MODULE2PACKAGE.setdefault(module, module)):
             MODULE2PACKAGE[module] = module
+    if Config._get_cfg_path.__module__ == __name__:
+        return
+    look_up, read = Config._get_cfg_path, Config.fromfile
+
+    def without_our_scope(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        path, scope = look_up(cfg_path, filename)
+        return path, None if scope == 'mmattn' else scope
+
+    def fromfile(filename: Any, *args: Any, **options: Any) -> Any:
+        return read(look_up(filename, '')[0] if '::' in str(filename) else filename, *args, **options)
+
+    Config._get_cfg_path = staticmethod(without_our_scope)
+    Config.fromfile = staticmethod(fromfile)

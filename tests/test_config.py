@@ -3,7 +3,16 @@ import pytest
 from mmengine.config import Config
 
 from mmattn import openmmlab
-from mmattn.config import check_scope, dataset_class, datasets_below, evaluators, named, read_config
+from mmattn.config import (
+    check_scope,
+    config_files,
+    dataset_class,
+    datasets_below,
+    evaluators,
+    find_config,
+    named,
+    read_config,
+)
 from mmattn.errors import UsageError
 from tests.conftest import ROOT
 
@@ -12,7 +21,7 @@ DEMO = ROOT / 'configs/demo/upernet_dat_scenes.py'
 
 @pytest.mark.parametrize(('text', 'message'), [
     ('a = ', 'cannot be read: '), ("_base_ = 'none.py'", 'cannot be read: '),
-    ("_base_ = 'mmfoo::none.py'", 'cannot be read: '),
+    ("_base_ = 'mmfoo::none.py'", 'cannot be read: '), ("_base_ = 'mmfoo::a/none.py'", 'cannot be read: '),
     ("custom_imports = dict(imports=['no_such_module'], allow_failed_imports=False)", 'Failed to import'),
 ])
 def test_what_cannot_be_read_is_named(tmp_path, text, message):
@@ -22,6 +31,38 @@ def test_what_cannot_be_read_is_named(tmp_path, text, message):
         read_config(path)
     with pytest.raises(UsageError, match=r'config not found: .*/none\.py'):
         read_config(tmp_path / 'none.py')
+
+
+def test_every_config_of_the_package_has_a_name_of_its_own_and_is_read_by_it():
+    below = [path for path in ROOT.glob('configs/*/*.py') if path.parent.name != '_base_']
+    assert len(config_files()) == len(below) > 90
+    for name, path in config_files().items():
+        assert find_config(name) == find_config(path) == str(path)
+        assert find_config(f'mmattn::{path.parent.name}/{path.name}') == str(path)
+    assert read_config('upernet_dat_scenes').to_dict() == read_config(DEMO).to_dict()
+    assert read_config('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py').model.type == 'RetinaNet'
+
+
+@pytest.mark.parametrize(('name', 'message'), [
+    ('upernet_dat_scene', r'/upernet_dat_scene; configs .* name: upernet_dat_scenes, '),
+    ('configs/dat/mask-rcnn_dat_t_fpn_1x_coco.py', r'coco\.py; configs .* name: mask-rcnn_dat-t_fpn_1x_coco, '),
+    ('mmattn::demo/upernet_dat_scene.py', '^config not found: mmattn::demo/upernet_dat_scene.py; configs .*dat_scenes'),
+    ('mine.py', r'^config not found: /[^;]*/mine\.py$'),
+    ('mmdet::none/none.py', '^mmdet::none/none.py cannot be read: '),
+    ('mmfoo::none/none.py', 'cannot be read: .* mmfoo')])
+def test_a_misspelt_config_gets_the_nearest_names(name, message):
+    with pytest.raises(UsageError, match=message):
+        read_config(name)
+
+
+def test_a_base_of_the_package_keeps_the_scope_of_its_library(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text("_base_ = 'mmattn::demo/upernet_dat_scenes.py'\nmodel = dict(decode_head=dict(num_classes=3))\n")
+    for cfg in (read_config(path), Config.fromfile(path)):
+        plain = read_config(DEMO, {'model.decode_head.num_classes': 3})
+        assert cfg.model.decode_head.num_classes == 3
+        assert cfg.to_dict() == plain.to_dict()
+    assert Config.fromfile('mmattn::demo/upernet_dat_scenes.py').to_dict() == read_config(DEMO).to_dict()
 
 
 def test_a_bug_in_the_code_of_a_config_keeps_its_traceback(tmp_path):

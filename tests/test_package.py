@@ -123,6 +123,30 @@ print(type(model.backbone).__module__)
     assert run('-c', code, cwd=tmp_path).stdout.strip().splitlines()[-1].startswith('mmattn.backbones.')
 
 
+@pytest.mark.parametrize(('config', 'kind'), [
+    ('retinanet_biformer_scenes', 'RetinaNet'), ('upernet_crossformer_scenes', 'EncoderDecoder')])
+def test_the_hub_of_mmengine_builds_a_model(run, config, kind, tmp_path):
+    code = f'''
+import mmattn.registry
+from mmengine.hub import get_config, get_model
+assert get_config('mmattn::demo/{config}.py').model.type == '{kind}'
+print(type(get_model('mmattn::demo/{config}.py')).__name__)
+'''
+    assert run('-c', code, cwd=tmp_path).stdout.strip().splitlines()[-1] == kind
+
+
+def test_all_modules_are_registered_as_the_libraries_do_it(run):
+    code = '''
+from mmattn.utils import register_all_modules
+from mmengine.registry import MODELS, DefaultScope
+register_all_modules()
+assert DefaultScope.get_current_instance() is None
+register_all_modules(init_default_scope=True)
+print(type(MODELS.build(dict(type='DAT', arch='tiny'))).__name__)
+'''
+    assert run('-c', code).stdout.strip() == 'DAT'
+
+
 def test_the_readmes_examples_print_what_they_say(run):
     blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
     assert len(blocks) == 2

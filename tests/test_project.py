@@ -29,20 +29,39 @@ PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
 def wheel(tmp_path_factory):
     """The package as a wheel, built from the files that are part of it."""
     source, out = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
-    for name in ('pyproject.toml', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE'):
+    for name in ('pyproject.toml', 'setup.py', 'MANIFEST.in', 'README.md', 'LICENSE', 'model-index.yml'):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / 'mmattn', source / 'mmattn', ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('mmattn', 'configs', 'tools'):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '--no-index',
                     '-w', out, source], check=True)
     path, = out.iterdir()
     return path
 
 
-def test_a_wheel_holds_the_package_and_nothing_else(wheel):
+def files_below(folder, *left_out):
+    """Paths of files, from the root of the project."""
+    found = (path.relative_to(ROOT) for path in (ROOT / folder).rglob('*') if path.is_file())
+    return {str(path) for path in found if not {'__pycache__', *left_out} & set(path.parts)}
+
+
+def test_a_wheel_holds_the_package_and_what_mim_looks_for_and_nothing_else(wheel):
     files = {name for name in zipfile.ZipFile(wheel).namelist() if '.dist-info/' not in name}
-    assert files == {str(path.relative_to(ROOT)) for path in (ROOT / 'mmattn').rglob('*')
-                     if path.is_file() and '__pycache__' not in path.parts}
+    beside = {*files_below('configs'), *files_below('tools', 'maintenance'), 'model-index.yml'}
+    assert files == {*files_below('mmattn', '.mim'), *(f'mmattn/.mim/{name}' for name in beside)}
     assert wheel.name == f'mmattn-{mmattn.__version__}-py3-none-any.whl'
+
+
+def test_the_page_of_a_wheel_shows_what_can_be_reached_from_there(wheel):
+    archive = zipfile.ZipFile(wheel)
+    metadata, = (name for name in archive.namelist() if name.endswith('/METADATA'))
+    page = archive.read(metadata).decode()
+    assert 'Description-Content-Type: text/markdown' in page
+    assert '## Two commands' in page
+    assert '![' not in page
+    links = re.findall(r'\]\(([^)]*)\)', page)
+    assert len(links) > 5
+    assert all(link.startswith('https://') for link in links)
 
 
 @pytest.mark.slow
@@ -65,7 +84,7 @@ def test_an_extra_installs_the_versions_that_are_checked(extra, place):
 def test_the_version_is_said_once_and_cited():
     cited = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
     assert cited['version'] == mmattn.__version__
-    assert PROJECT['dynamic'] == ['version']
+    assert PROJECT['dynamic'] == ['version', 'readme']
     assert cited['license'] == PROJECT['license']
     newest = re.search(r'^## \[?([\d.]+)', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
     assert newest[1] == mmattn.__version__
