@@ -8,17 +8,18 @@ import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmattn.backbones.arguments import argument_names, refuse_unknown
+from mmattn.checkpoint.files import is_pretrained
 from mmattn.checkpoint.loading import load_backbone, translate_on_load
 from mmattn.checkpoint.reading import read_as_chosen, state_dict_of
 from mmattn.checks import check_at_least, check_map, check_rate, is_whole
 from mmattn.errors import ArgumentError
 from mmattn.layers import MLP, LayerNorm2d
 from mmattn.ops.padding import content_sizes, in_valid_area
+from mmattn.ops.partition import ceil_div, pad
 
 Presets = Mapping[str, Sequence[Mapping[str, Any]]]     # the stages of each named architecture
 
@@ -142,9 +143,9 @@ class PatchConv(nn.Conv2d):
         self.pad = pad
 
     def forward(self, x: Tensor) -> Tensor:
-        bottom, right = (-side % patch if self.pad else max(patch - side, 0)
+        bottom, right = (ceil_div(side, patch) * patch - side if self.pad else max(patch - side, 0)
                          for side, patch in zip(x.shape[2:], self.kernel_size))
-        return super().forward(F.pad(x, (0, right, 0, bottom)) if bottom or right else x)
+        return super().forward(pad(x, (0, right, 0, bottom)))
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ('' if self.pad else ', pad=False')
@@ -276,7 +277,7 @@ class Pyramid(BaseModule):
 
     def init_weights(self) -> None:
         settings = self.init_cfg if isinstance(self.init_cfg, (list, tuple)) else [self.init_cfg or {}]
-        path = next((setting['checkpoint'] for setting in settings if setting.get('type') == 'Pretrained'), None)
+        path = next((setting['checkpoint'] for setting in settings if is_pretrained(setting)), None)
         if path is None:
             super().init_weights()
             return
@@ -294,6 +295,30 @@ class Pyramid(BaseModule):
         if match[1] == 'norms':
             return stage not in (self.normed_stages or self.out_indices)
         return stage > last - (match[1] == 'downsamples')
+
+    def get_layer_depth(self, param_name: str, prefix: str = '', *, by_stage: bool = False) -> tuple[int, int]:
+        """How deep a parameter lies, for a learning rate that decays with the layers.
+
+        The stem has depth 0, then each block one more, in which what leads into a stage counts to its first block; the
+        norms of the outputs have the last depth, as has what does not belong to the backbone.
+
+        Args:
+            param_name: of the parameter, in a model perhaps.
+            prefix: what the names of this backbone's parameters start with there, for example 'backbone.'.
+            by_stage: count stages instead of blocks.
+
+        Returns:
+            the depth, and the number of depths that there are.
+        """
+        sizes = [1 if by_stage else len(stage.blocks) for stage in self.stages]     # type: ignore[arg-type]
+        count = sum(sizes) + 2
+        name = param_name.removeprefix(prefix) if param_name.startswith(prefix) else ''
+        place = re.match(r'(stages|downsamples)\.(\d+)\.(?:blocks\.(\d+))?', name)
+        if not place:
+            return (0 if name.startswith('stem.') else count - 1), count
+        stage = int(place[2]) + (place[1] == 'downsamples')
+        block = 0 if by_stage else int(place[3] or 0)
+        return 1 + sum(sizes[:stage]) + block, count
 
     def extra_repr(self) -> str:
         options = [f'{name}={getattr(self, name)}' for name in ('norm_eval', 'cut_padding') if getattr(self, name)]

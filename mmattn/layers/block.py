@@ -29,8 +29,8 @@ def build_attention(embed_dims: int, attention: Mapping[str, Any]) -> nn.Module:
 
     Args:
         embed_dims: channels.
-        attention: `type`, a key of `ATTENTIONS` (with or without 'mmattn.' before it), and the layer's arguments
-            without `embed_dims`.
+        attention: `type`, a key of `ATTENTIONS` (with or without 'mmattn.' before it) or the class, and the layer's
+            arguments without `embed_dims`.
 
     Raises:
         ArgumentError: the type is unknown, or the layer refuses its arguments.
@@ -38,10 +38,12 @@ def build_attention(embed_dims: int, attention: Mapping[str, Any]) -> nn.Module:
     if not isinstance(attention, Mapping):
         raise ArgumentError(f'attention={attention!r} is no dict of a layer\'s type and arguments')
     arguments = dict(attention)
-    kind = str(arguments.pop('type', None)).removeprefix('mmattn.')
-    if kind not in ATTENTIONS:
-        raise ArgumentError(f'attention type={kind!r} is unknown; choose one of {", ".join(ATTENTIONS)}')
-    return ATTENTIONS[kind](embed_dims, **arguments)
+    kind = arguments.pop('type', None)
+    name = str(getattr(kind, '__name__', kind))
+    name = name.rpartition('.')[2] if name.startswith('mmattn.') else name
+    if name not in ATTENTIONS or (isinstance(kind, type) and kind is not ATTENTIONS[name]):
+        raise ArgumentError(f'attention type={name!r} is unknown; choose one of {", ".join(ATTENTIONS)}')
+    return ATTENTIONS[name](embed_dims, **arguments)
 
 
 class AttentionBlock(nn.Module):

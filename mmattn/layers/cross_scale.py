@@ -3,12 +3,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmattn.checks import check_at_least, check_each, check_map
 from mmattn.errors import ArgumentError
 from mmattn.layers.describe import arguments_repr
 from mmattn.ops.convolution import centred_convolution
+from mmattn.ops.partition import ceil_div, pad
 
 
 class CrossScaleEmbedding(nn.Module):
@@ -56,9 +56,8 @@ class CrossScaleEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_map(x, self.in_channels, next(self.convs.parameters()).dtype)
-        bottom, right = (-side % self.stride for side in x.shape[2:])
-        if bottom or right:
-            x = F.pad(x, (0, right, 0, bottom))
+        bottom, right = (ceil_div(side, self.stride) * self.stride - side for side in x.shape[2:])
+        x = pad(x, (0, right, 0, bottom))
         return torch.cat([self._convolve(x, conv) for conv in self.convs], 1)
 
     def _convolve(self, x: Tensor, conv: Any) -> Tensor:

@@ -30,6 +30,7 @@ from mmattn.ops.deformable import (
 )
 from mmattn.ops.dispatch import Budget
 from mmattn.ops.grid import CONVENTIONS, query_grid
+from mmattn.ops.partition import ceil_div
 
 POSITION_BIASES = ('table', 'log_cpb', 'fixed', 'depthwise', 'none')
 BLOCK_LOGITS = 2 ** 24      # of all heads at once, where the attention of every query is counted
@@ -172,7 +173,7 @@ class DeformableAttention(nn.Module):
             points (B, G, Hk, Wk, 2) and references (Hk, Wk, 2), (y, x) normalised.
         """
         if self.offset is None:
-            size = [-(-side // self.stride) for side in q.shape[2:]]
+            size = [ceil_div(side, self.stride) for side in q.shape[2:]]
             return deform_points(q.new_zeros(len(q), self.offset_groups, *size, 2), self.offset_range_factor,
                                  self.convention)
         q = rearrange(q, 'b (g c) h w -> (b g) c h w', g=self.offset_groups)

@@ -10,6 +10,7 @@ from mmattn.layers.attended import Attended, Keys, to_pixels
 from mmattn.layers.describe import arguments_repr
 from mmattn.layers.precision import in_float32
 from mmattn.ops.deformable import point_attention
+from mmattn.ops.dispatch import are_symbols
 from mmattn.ops.grid import key_grid
 
 
@@ -78,7 +79,7 @@ class DeformableDETRAttention(nn.Module):
         offsets = in_float32(self.proj_off, x.permute(0, 2, 3, 1))
         offsets = rearrange(offsets, 'b y x (h p two) -> b h y x p two', h=self.num_heads, two=2)
         reference = self.reference
-        if reference.shape[:2] != x.shape[2:]:
+        if are_symbols(x.shape) or reference.shape[:2] != x.shape[2:]:
             reference = key_grid(x.shape[2:], 'dat_pp', x.device)
         return reference.to(offsets.dtype)[:, :, None] + offsets
 

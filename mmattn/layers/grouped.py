@@ -10,7 +10,7 @@ from mmattn.layers.attended import Attended, Keys, keys_of
 from mmattn.layers.describe import arguments_repr
 from mmattn.layers.position import DynamicPositionBias, PositionBiasTable
 from mmattn.ops.grouped import grouped_attention
-from mmattn.ops.partition import group_views
+from mmattn.ops.partition import ceil_div, group_views
 
 
 class Groups(NamedTuple):
@@ -101,9 +101,10 @@ class ShortDistanceAttention(nn.Module):
     def groups(self, size: Sequence[int]) -> Groups:
         """The groups of a map of `size` (H, W)."""
         height, width = size
-        shorter = min(height, width)
-        if shorter > self.group_size:
+        # Asked of each side, not of the shorter one: torch.export compares the range of each with it.
+        if height > self.group_size and width > self.group_size:
             return self._groups((height, width))
+        shorter = min(height, width)
         return Groups((shorter, shorter) if self.far_groups == 'map' else (height, width), 1)
 
     def _groups(self, size: tuple[int, int]) -> Groups:
@@ -160,11 +161,11 @@ class LongDistanceAttention(ShortDistanceAttention):
         self.adaptive_interval = adaptive_interval
 
     def _groups(self, size: tuple[int, int]) -> Groups:
-        interval = -(-max(size) // self.group_size) if self.adaptive_interval else self.interval
+        interval = ceil_div(max(size), self.group_size) if self.adaptive_interval else self.interval
         if self.far_groups == 'block':
             return Groups((self.group_size, self.group_size), interval)
         height, width = size
-        return Groups((-(-height // interval), -(-width // interval)), interval)
+        return Groups((ceil_div(height, interval), ceil_div(width, interval)), interval)
 
     def extra_repr(self) -> str:
         return arguments_repr(self, 'embed_dims', 'num_heads', 'group_size', 'interval', 'far_groups')

@@ -6,6 +6,7 @@ from torch.utils.checkpoint import checkpoint
 from mmattn.checks import check_at_least, check_number, check_rate
 from mmattn.errors import ArgumentError
 from mmattn.layers.describe import arguments_repr
+from mmattn.ops.dispatch import are_symbols
 
 BLOCK_HIDDEN = 2 ** 20      # hidden numbers at once on the CPU, so that they stay in its cache
 
@@ -58,8 +59,8 @@ class MLP(nn.Module):
         return torch.cat(parts, 1).permute(0, 3, 1, 2)
 
     def _recomputes(self, x: Tensor) -> bool:
-        # a trace would keep the number of parts, whatever map it gets
-        if torch.jit.is_tracing():      # type: ignore[attr-defined]
+        # a graph would keep the number of parts, whatever map it gets
+        if torch.jit.is_tracing() or are_symbols(x.shape):      # type: ignore[attr-defined]
             return False
         return x.is_cpu if self.recompute is None else self.recompute
 

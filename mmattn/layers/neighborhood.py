@@ -9,6 +9,7 @@ from mmattn.checks import check_divides, check_kernel, check_map, check_rate
 from mmattn.layers.attended import Attended, Keys, centers, keys_of
 from mmattn.layers.describe import arguments_repr
 from mmattn.ops.neighborhood import neighborhood_attention, window_start
+from mmattn.ops.partition import crop
 
 
 class NeighborhoodAttention(nn.Module):
@@ -74,7 +75,7 @@ class NeighborhoodAttention(nn.Module):
         q, k, v = self.projections(x)
         out = neighborhood_attention(q, k, v, self.rpb, self.kernel_size,
                                      self.attn_drop_rate if self.training else 0.0, self.backend)
-        out = rearrange(out[..., :height, :width, :], 'b h y x d -> b y x (h d)')
+        out = crop(rearrange(out, 'b h y x d -> b y x (h d)'), height, width)
         return self.drop(self.proj(out)).permute(0, 3, 1, 2)
 
     def attended(self, x: Tensor, pixels: Sequence[tuple[int, int]] = ()) -> Attended:

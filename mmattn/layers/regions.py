@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmattn.ops.partition import pad_to_size
+from mmattn.ops.dispatch import are_symbols
+from mmattn.ops.partition import ceil_div, crop, pad_to_size
+from mmattn.ops.routing import region_view
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class Regions:
         """
         height, width = size
         if fixed_count:
-            return cls((height, width), (count, count), (-(-height // count), -(-width // count)))
+            return cls((height, width), (count, count), (ceil_div(height, count), ceil_div(width, count)))
         rows, columns = max(height // count, 1), max(width // count, 1)
-        return cls((height, width), (-(-height // rows), -(-width // columns)), (rows, columns))
+        return cls((height, width), (ceil_div(height, rows), ceil_div(width, columns)), (rows, columns))
 
     @property
     def padded_size(self) -> tuple[int, int]:
@@ -49,7 +51,7 @@ class Regions:
 
     def crop(self, x: Tensor) -> Tensor:
         """(B, H', W', C) -> (B, H, W, C)."""
-        return x[:, :self.size[0], :self.size[1]]
+        return crop(x, *self.size)
 
     def real(self, device: torch.device) -> Tensor:
         """(1, H', W') True for the pixels of the map, False for padding."""
@@ -58,6 +60,8 @@ class Regions:
 
     def means(self, x: Tensor) -> Tensor:
         """(B, H', W', C) -> (B, Gy, Gx, C), the mean of each region."""
+        if are_symbols(self.region):        # pooling takes none
+            return region_view(x, self.grid).mean((3, 4))
         return F.avg_pool2d(x.permute(0, 3, 1, 2), self.region).permute(0, 2, 3, 1)
 
     def boxes(self, device: torch.device) -> Tensor:

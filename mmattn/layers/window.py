@@ -11,6 +11,7 @@ from mmattn.layers.describe import arguments_repr
 from mmattn.layers.projection import split_linear
 from mmattn.ops.attention import attention
 from mmattn.ops.partition import (
+    crop,
     pad_to_multiple,
     relative_position_index,
     shifted_window_regions,
@@ -106,7 +107,7 @@ class LocalAttention(nn.Module):
         x = pad_to_multiple(x.permute(0, 2, 3, 1), self.window)
         size = x.shape[1:3]
         bias = self.bias(size)
-        if len(bias) > 1:
+        if self.shift_size:
             bias = bias.repeat(len(x), 1, 1, 1)
         windows = self.windows(x)
         q, k, v = self.projections(windows)
@@ -115,7 +116,7 @@ class LocalAttention(nn.Module):
         out = window_merge(out, self.window, size)
         if self.shift_size:
             out = out.roll((self.shift_size, self.shift_size), (1, 2))
-        return self.drop(out[:, :height, :width]).permute(0, 3, 1, 2)
+        return self.drop(crop(out, height, width)).permute(0, 3, 1, 2)
 
     def attended(self, x: Tensor, pixels: Sequence[tuple[int, int]] = ()) -> Attended:
         """See `mmattn.layers.attended.Attends`; the windows are its groups."""

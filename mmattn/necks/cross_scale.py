@@ -53,6 +53,7 @@ class CrossScaleNeck(BaseModule):
         check_divides('out_channels', out_channels, 'num_heads', num_heads)
         self.in_channels = tuple(in_channels)
         count = len(self.in_channels)
+        self.out_channels = out_channels
         self.num_outs = count if num_outs is None else num_outs
         check_at_least('num_outs', self.num_outs, count)
         intervals = [max(8 >> i, 1) for i in range(count)] if intervals is None else intervals

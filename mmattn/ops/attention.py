@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mmattn.ops.dispatch import are_symbols
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0,
               scale: float | None = None) -> Tensor:
@@ -48,6 +50,8 @@ def attention_in_blocks(q: Tensor, k: Tensor, v: Tensor, bias: Callable[[slice],
     def block(queries: slice) -> Tensor:
         return attention(q[:, :, queries], k, v, bias(queries), dropout)
 
+    if are_symbols(q.shape):
+        return block(slice(None))
     size = max(1, logits // max(1, q.shape[0] * q.shape[1] * k.shape[2]))
     if size >= q.shape[2]:
         return block(slice(None))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmattn.ops import reference
 from mmattn.ops.attention import attention, attention_in_blocks
-from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
+from mmattn.ops.dispatch import Budget, Implementation, Implementations, are_symbols, for_comparison, is_traced
 from mmattn.ops.fused import kernel_refusals, kernel_reservations
 from mmattn.ops.grid import key_grid, query_grid, sample, sample_flipped, spans
 from mmattn.ops.separable import separable_attention
@@ -101,7 +101,7 @@ def log_displacements(queries: Tensor, points: Tensor) -> Tensor:
 def resize_fixed_bias(table: Tensor, queries: int, keys: int) -> Tensor:
     """A bias (h, N, K) for the queries and keys of one map size, stretched to another (h, N', K') by bilinear
     interpolation of the flattened indices, as the authors' detection code does."""
-    if table.shape[1:] == (queries, keys):
+    if not are_symbols((queries, keys)) and table.shape[1:] == (queries, keys):
         return table
     return F.interpolate(table[None], (queries, keys), mode='bilinear', align_corners=True)[0]
 
@@ -152,8 +152,10 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: Tensor | None
     if table is None:
         return attention(q, k, v, None, dropout).unflatten(2, size)
     queries, points = _queries(size, convention, points), points.flatten(2, 3)
+    if is_traced():
+        return attention(q, k, v, position_bias(table, queries, points), dropout).unflatten(2, size)
     out = attention_in_blocks(q, k, v, lambda block: position_bias(table, queries[block], points), dropout,
-                              logits=q.shape[:3].numel() * k.shape[2] if is_traced() else logits)
+                              logits=logits)
     return out.unflatten(2, size)
 
 
@@ -201,7 +203,7 @@ def _separable_refusals(q: Tensor, k: Tensor, v: Tensor, points: Tensor, table: 
 
 
 def _separable_reservations(q: Tensor, k: Tensor, *rest: object) -> list[str]:
-    if _is_small(q, k):
+    if not is_traced() and _is_small(q, k):
         return [f'one product beats many where queries x keys are at most {SMALL}']
     # There, the gradient of the table is summed with atomic additions otherwise.
     if q.device.type != 'cpu' and not torch.are_deterministic_algorithms_enabled():

@@ -13,7 +13,7 @@ DEBUG, once for each problem, but not while a compiler traces.
 import inspect
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -32,6 +32,12 @@ def is_traced() -> bool:
     """Whether calls are recorded by torch.compile, torch.export or torch.jit.trace, and with them by ONNX: none of them
     records a backward pass of its own, or a choice that looks at values."""
     return torch.compiler.is_compiling() or is_tracing()
+
+
+def are_symbols(sizes: Iterable[object]) -> bool:
+    """Whether some of the sizes are symbols of torch.export. What asks for their values keeps the graph to the sizes
+    that answer alike; so branches and loops over them have a form without."""
+    return any(isinstance(size, torch.SymInt) for size in sizes)
 
 
 @dataclass(frozen=True)

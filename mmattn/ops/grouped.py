@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
 from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
-from mmattn.ops.partition import bias_windows, group_views, pad_to_multiple, relative_bias, sum_antidiagonals
+from mmattn.ops.partition import bias_windows, crop, group_views, pad_to_multiple, relative_bias, sum_antidiagonals
 from mmattn.ops.precision import autocast_dtype, without_autocast
 
 Projection = tuple[Tensor, Tensor | None]       # weight and bias
@@ -83,7 +83,7 @@ def _padded(x: Tensor, qkv: Projection, proj: Projection, table: Tensor, num_hea
     out = rearrange(attention(q, k, v, bias), '(b ry iy rx ix) h (gy gx) d -> b (ry gy iy) (rx gx ix) (h d)',
                     b=len(x), ry=parts.shape[1] // square[0], gy=group[0], iy=interval, ix=interval,
                     rx=parts.shape[2] // square[1])
-    return F.linear(out[:, :height, :width], *proj)
+    return F.linear(crop(out, height, width), *proj)
 
 
 def _padded_reservations(x: Tensor, qkv: Projection, proj: Projection, table: Tensor, num_heads: int,

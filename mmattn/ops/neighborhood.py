@@ -15,8 +15,9 @@ from torch.autograd.function import once_differentiable
 
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
-from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
+from mmattn.ops.dispatch import Budget, Implementation, Implementations, are_symbols, for_comparison, is_traced
 from mmattn.ops.fused import kernel_refusals, kernel_reservations
+from mmattn.ops.partition import ceil_div, crop
 
 TILE = 8                    # queries along each side of a tile
 
@@ -63,6 +64,8 @@ def _triton_refusals(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size
 def _tiles(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, dropout: float, *, logits: int) -> Tensor:
     """A tile of neighbouring queries needs few keys more than one query does, so each tile attends to the strip of
     keys that covers its windows, and a bias of -inf leaves out what is outside the window of a query."""
+    if are_symbols(q.shape):
+        return _strips(q, k, v, table, kernel_size, dropout)
     if dropout or is_traced():      # a backward pass of its own would draw other weights, or be lost
         return _forward(q, k, v, table, kernel_size, logits, dropout)
     return _NeighborhoodAttention.apply(q, k, v, table, kernel_size, logits)
@@ -74,6 +77,24 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int,
 
 def _reference_refusals(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, dropout: float) -> list[str]:
     return ['only tiles drops attention weights'] if dropout else []
+
+
+def _strips(q: Tensor, k: Tensor, v: Tensor, table: Tensor, kernel_size: int, dropout: float) -> Tensor:
+    """All tiles at once and alike, from the first pixel on, with longer strips: what it does depends on no size."""
+    height, width = q.shape[2:4]
+    y, x = (_Strips.of(side, kernel_size, q.device) for side in (height, width))
+    bias = table[:, y.displacement][:, :, :, x.displacement]                                # (h, ty, sy, tx, sx)
+    bias = rearrange(bias, 'h ty sy tx sx -> h (ty tx) (sy sx)')
+    outside = y.outside[:, None, :, None, :, None] | x.outside[:, None, :, None]            # (ny, nx, ty, tx, sy, sx)
+    bias = bias.masked_fill(outside.flatten(4).flatten(2, 3).flatten(0, 1)[:, None], -math.inf)
+    bias = bias.expand(len(q), *bias.shape).flatten(0, 1)                                   # (B ny nx, h, ty tx, sy sx)
+    q = F.pad(q, (0, 0, 0, x.tiles * x.tile - width, 0, y.tiles * y.tile - height))
+    q = rearrange(q, 'b h (ny ty) (nx tx) d -> (b ny nx) h (ty tx) d', ty=y.tile, tx=x.tile)
+    k, v = (rearrange(t[:, :, y.keys][:, :, :, :, x.keys], 'b h ny sy nx sx d -> (b ny nx) h (sy sx) d')
+            for t in (k, v))
+    out = rearrange(attention(q, k, v, bias, dropout), '(b ny nx) h (ty tx) d -> (b h) (ny ty) (nx tx) d', ny=y.tiles,
+                    nx=x.tiles, ty=y.tile)
+    return crop(out, height, width).unflatten(0, (-1, len(table)))
 
 
 IMPLEMENTATIONS = Implementations('neighborhood_attention', 'MMATTN_NEIGHBORHOOD_ATTENTION', {
@@ -147,6 +168,38 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, table: Tensor, y: '_Run', x: '_Run'
     out = attention(q, k, v, bias, dropout)
     out = rearrange(out, '(b ny nx) h (ty tx) d -> b h (ny ty) (nx tx) d', ny=y.tiles, nx=x.tiles, ty=of_y.tile)
     return out[:, :, top:top + height, left:left + width]
+
+
+class _Strips(NamedTuple):
+    """Tiles along one side, from the first pixel on. A window stops at the end of the map, which may be one pixel
+    behind the start of the last tile; so a strip reaches twice as far before its tile as behind it.
+
+    Args:
+        tile, tiles: queries of a tile, and how many tiles.
+        keys: (tiles, strip) the keys of each tile, any pixel where there is none.
+        outside: (tiles, tile, strip) whether a key of the strip is outside the window of a query.
+        displacement: (tile, strip) entry of the table of a query and a key.
+    """
+    tile: int
+    tiles: int
+    keys: Tensor
+    outside: Tensor
+    displacement: Tensor
+
+    @classmethod
+    def of(cls, side: int, kernel_size: int, device: torch.device) -> '_Strips':
+        half = kernel_size // 2
+        tile = max(TILE, half + 1)
+        tiles = ceil_div(side, tile)
+        query = torch.arange(tile, device=device)[:, None]
+        key = torch.arange(-2 * half, tile + half, device=device)
+        displacement = (key - query + kernel_size - 1).clamp(0, 2 * kernel_size - 2)
+        start = torch.arange(tiles, device=device) * tile
+        window = min(kernel_size, side)
+        first = (start[:, None, None] + query - half).clamp(0, side - window)
+        keys = start[:, None] + key
+        outside = (keys[:, None] < first) | (keys[:, None] >= first + window)
+        return cls(tile, tiles, keys.clamp(0, side - 1), outside, displacement)
 
 
 class _Run(NamedTuple):

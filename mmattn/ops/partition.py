@@ -6,6 +6,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from mmattn.ops.dispatch import are_symbols
+
+
+def ceil_div(length: int, part: int) -> int:
+    """How many parts cover a length. Of numbers that are not negative, as ONNX rounds towards zero."""
+    return (length + part - 1) // part
+
 
 def pad_to_multiple(x: Tensor, window: Sequence[int]) -> Tensor:
     """Zero-pad a channels-last map at the bottom and right until `window` divides both sides.
@@ -15,9 +22,9 @@ def pad_to_multiple(x: Tensor, window: Sequence[int]) -> Tensor:
         window: (height, width) of a window.
 
     Returns:
-        (B, H', W', C); crop `[:, :H, :W]` to undo.
+        (B, H', W', C); `crop` to undo.
     """
-    return pad_to_size(x, tuple(-(-side // part) * part for side, part in zip(x.shape[1:3], window)))
+    return pad_to_size(x, tuple(ceil_div(side, part) * part for side, part in zip(x.shape[1:3], window)))
 
 
 def pad_to_size(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -28,10 +35,23 @@ def pad_to_size(x: Tensor, size: Sequence[int]) -> Tensor:
         size: (H', W'), at least (H, W).
 
     Returns:
-        (B, H', W', C); crop `[:, :H, :W]` to undo.
+        (B, H', W', C); `crop` to undo.
     """
-    bottom, right = size[0] - x.shape[1], size[1] - x.shape[2]
-    return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
+    return pad(x, (0, 0, 0, size[1] - x.shape[2], 0, size[0] - x.shape[1]))
+
+
+def pad(x: Tensor, padding: Sequence[int]) -> Tensor:
+    """`F.pad` with zeros, without a copy where nothing is to be added."""
+    return F.pad(x, list(padding)) if are_symbols(padding) or any(padding) else x
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of padding: (B, H', W', C) -> (B, H, W, C)."""
+    if not are_symbols((height, width)):
+        return x[:, :height, :width]
+    # A slice asks whether it is the whole.
+    rows, columns = (torch.arange(side, device=x.device) for side in (height, width))
+    return x.index_select(1, rows).index_select(2, columns)
 
 
 def window_partition(x: Tensor, window: Sequence[int]) -> Tensor:
@@ -100,10 +120,8 @@ def shifted_window_regions(size: Sequence[int], window: Sequence[int], shift: in
         (G, N) labels, windows and tokens in the order of `window_partition`.
     """
     def labels(side: int, window_side: int) -> Tensor:
-        label = torch.zeros(side, dtype=torch.long, device=device)
-        label[side - window_side:side - shift] = 1
-        label[side - shift:] = 2
-        return label
+        place = torch.arange(side, device=device)
+        return (place >= side - window_side).long() + (place >= side - shift)
 
     region = labels(size[0], window[0])[:, None] * 3 + labels(size[1], window[1])
     return window_partition(region[None, :, :, None], window)[0, :, :, 0]

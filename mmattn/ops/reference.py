@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from mmattn.ops.partition import pad_to_multiple, relative_bias, window_merge, window_partition
+from mmattn.ops.dispatch import are_symbols
+from mmattn.ops.partition import ceil_div, crop, pad_to_size, window_merge, window_partition
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -121,18 +122,28 @@ def grouped_attention(x: Tensor, qkv: tuple[Tensor, Tensor | None], proj: tuple[
     height, width = x.shape[1:3]
     q, k, v = F.linear(x, *qkv).chunk(3, -1)
     group = [side // 2 + 1 for side in table.shape[1:]]
-    square = [side * interval for side in group]
-    names = dict(gy=group[0], gx=group[1], iy=interval, ix=interval, h=num_heads)
+    rows, columns = (_squares(side, tokens, interval) for side, tokens in zip((height, width), group))
+    size = rows * group[0] * interval, columns * group[1] * interval
+    names = dict(ry=rows, rx=columns, gy=group[0], gx=group[1], iy=interval, ix=interval, h=num_heads)
 
     def groups(t: Tensor) -> Tensor:
-        return rearrange(pad_to_multiple(t, square),
+        return rearrange(pad_to_size(t, size),
                          'b (ry gy iy) (rx gx ix) (h d) -> b (ry iy rx ix) h (gy gx) d', **names)
 
     real = groups(q.new_ones(1, height, width, num_heads)).mT > 0                           # (1, G, h, 1, n)
-    out = attention(groups(q), groups(k), groups(v), relative_bias(table, group).masked_fill(~real, -1e6))
-    rows = -(-height // square[0])
-    out = rearrange(out, 'b (ry iy rx ix) h (gy gx) d -> b (ry gy iy) (rx gx ix) (h d)', ry=rows, **names)
-    return F.linear(out[:, :height, :width], *proj)
+    y, x = (torch.arange(tokens, device=x.device) for tokens in group)
+    away_y, away_x = y[:, None] - y + group[0] - 1, x[:, None] - x + group[1] - 1
+    bias = table[:, away_y[:, None, :, None], away_x[:, None]].flatten(3).flatten(1, 2)             # (h, n, n)
+    out = attention(groups(q), groups(k), groups(v), bias.masked_fill(~real, -1e6))
+    out = rearrange(out, 'b (ry iy rx ix) h (gy gx) d -> b (ry gy iy) (rx gx ix) (h d)', **names)
+    return F.linear(crop(out, height, width), *proj)
+
+
+def _squares(side: int, tokens: int, interval: int) -> int:
+    """How many groups lie behind each other along a side."""
+    if are_symbols((tokens,)) and tokens == ceil_div(side, interval):       # of a symbol by another, it would be one
+        return 1
+    return ceil_div(side, tokens * interval)
 
 
 def centred_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:

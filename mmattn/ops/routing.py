@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
-from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
+from mmattn.ops.dispatch import Budget, Implementation, Implementations, are_symbols, for_comparison, is_traced
 from mmattn.ops.fused import kernel_refusals, kernel_reservations
 
 MOST_PROGRAMS = 2 ** 16 - 1     # of a GPU along the second and third axis of a launch
@@ -114,8 +114,10 @@ IMPLEMENTATIONS = Implementations('routed_attention', 'MMATTN_ROUTED_ATTENTION',
 
 def _traceable(q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None, mask: Tensor | None, routes: Tensor,
                num_heads: int, scale: float, budget: int) -> Tensor:
-    """The same without what cannot be traced: a backward pass of its own, and writing into views."""
-    out = torch.cat([block.attend(num_heads, scale) for block in _blocks(q, k, v, weights, mask, routes, budget)])
+    """The same without what cannot be traced: a backward pass of its own, writing into views, and for a map of any
+    size, a number of blocks that depends on it."""
+    blocks = _blocks(q, k, v, weights, mask, routes, None if are_symbols(q.shape) else budget)
+    out = torch.cat([block.attend(num_heads, scale) for block in blocks])
     gy, gx = routes.shape[1:3]
     return rearrange(out, '(b gy gx) y x c -> b (gy y) (gx x) c', gy=gy, gx=gx)
 
@@ -185,15 +187,16 @@ class _Block:
 
 
 def _blocks(q: Tensor, k: Tensor, v: Tensor, weights: Tensor | None, mask: Tensor | None, routes: Tensor,
-            budget: int) -> Iterator[_Block]:
-    """The query regions, as many at a time as gather `budget` numbers of keys and values."""
+            budget: int | None = None) -> Iterator[_Block]:
+    """The query regions, as many at a time as gather `budget` numbers of keys and values; None for all."""
     batch, *grid, count = routes.shape
     q, k, v = (region_view(t, grid) for t in (q, k, v))
     if mask is not None:
         mask = region_view(mask.expand(batch, -1, -1)[..., None], grid)
     every = torch.cartesian_prod(*(torch.arange(n, device=routes.device) for n in routes.shape[:3])).unbind(-1)
-    gathered = count * (k.shape[3:].numel() + v.shape[3:].numel())
-    step = max(1, budget // gathered)
+    step = len(every[0])
+    if budget is not None:
+        step = max(1, budget // (count * (k.shape[3:].numel() + v.shape[3:].numel())))
     for index in zip(*(t.split(step) for t in every)):
         chosen = routes[index]
         at = index[0][:, None], chosen // grid[1], chosen % grid[1]
