@@ -14,6 +14,7 @@ from mmattn.openmmlab import DISTRIBUTIONS, mend_config_lookup, require, require
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from mmengine.registry import Registry
 
 SPLITS = ('train', 'val', 'test')
 CONFIGS = Path(__file__).parent / '.mim/configs'        # as they are installed with the package
@@ -62,20 +63,32 @@ def read_config(config: str | os.PathLike[str], options: Mapping[str, Any] | Non
     path = find_config(config)
     try:
         cfg = Config.fromfile(path)
+        import_classes(dict(cfg))
         require_for(cfg.get('default_scope'))
     except ImportError as error:
         raise UsageError(f'{path}: {advice(error)}') from error
     except (OSError, SyntaxError) as error:
         raise UsageError(f'{path} cannot be read: {error}') from error
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         if not modules_of(error)[-1].startswith('mmengine.'):        # but by the code of the config
             raise
-        raise UsageError(f'{path} cannot be read: {error}') from error
+        called = 'a class is called in it, which dict(type=CLASS, …) would name'     # where MMEngine says nothing
+        raise UsageError(f'{path} cannot be read: {str(error) or called}') from error
     try:
         cfg.merge_from_dict(dict(options or {}))
     except (KeyError, TypeError, AttributeError, AssertionError) as error:
         raise UsageError(f'--cfg-options cannot be applied to {path}: {error}') from error
     return cfg
+
+
+def import_classes(node: Any) -> None:
+    """Import the classes that a config in Python names, which MMEngine puts off until each of them is built.
+
+    Raises:
+        ImportError: one cannot be imported.
+    """
+    for value in node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ():
+        import_classes(value)
 
 
 def modules_of(error: BaseException) -> list[str]:
@@ -131,12 +144,15 @@ def dataset_class(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Any:
     """The class of a data set; None where it is not registered."""
     from mmengine.registry import DATASETS
     kind, scope = node['type'], cfg.get('default_scope')
-    if not isinstance(kind, str):
-        return kind
-    return DATASETS.get(kind if '.' in kind or not scope else f'{scope}.{kind}')
+    return registered(DATASETS, f'{scope}.{kind}' if isinstance(kind, str) and '.' not in kind and scope else kind)
+
+
+def registered(registry: Registry, kind: Any) -> Any:
+    """What a config's `type` stands for, a name or already the class; None where a name is not registered."""
+    return registry.get(kind) if isinstance(kind, str) else kind
 
 
 def named(step: Mapping[str, Any]) -> str:
     """The class name of a config's `type`, which may be a class, and may have a scope before its name."""
-    kind = step['type']
+    kind = step.get('type', '')
     return str(getattr(kind, '__name__', kind)).rpartition('.')[2]

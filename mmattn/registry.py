@@ -22,5 +22,7 @@ DATA_SAMPLERS = Registry('data sampler', parent=mmengine_registry.DATA_SAMPLERS,
                          locations=['mmattn.engine'])
 OPTIM_WRAPPERS = Registry('optim wrapper', parent=mmengine_registry.OPTIM_WRAPPERS, scope='mmattn',
                           locations=['mmattn.engine'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry('optim wrapper constructor', scope='mmattn', locations=['mmattn.engine'],
+                                      parent=mmengine_registry.OPTIM_WRAPPER_CONSTRUCTORS)
 TRANSFORMS = Registry('transform', parent=mmengine_registry.TRANSFORMS, scope='mmattn',
                       locations=['mmattn.datasets.loading'])

@@ -7,7 +7,7 @@ _base_ = [
 # Group norm in the heads: training from scratch needs it.
 norm_cfg = dict(type='GN', num_groups=16)
 model = dict(
-    backbone={{_base_.small_biformer}},
+    backbone={{_base_.small_biformer_but_first}},
     neck=dict(in_channels=[32, 64, 128, 192], out_channels=64, add_extra_convs=False, num_outs=3, norm_cfg=norm_cfg),
     bbox_head=dict(num_classes=5, in_channels=64, feat_channels=64, stacked_convs=2, norm_cfg=norm_cfg,
                    anchor_generator=dict(octave_base_scale=2, strides=[8, 16, 32])))

@@ -27,10 +27,16 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise UsageError(f'checkpoint {path.absolute()} is not a PyTorch file: it starts with {start!r}')
 
 
+def is_pretrained(init_cfg: Mapping[str, Any]) -> bool:
+    """Whether an `init_cfg` starts from a file: by the name of that initialization or by MMEngine's class."""
+    kind = init_cfg.get('type')
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2] in ('Pretrained', 'PretrainedInit')
+
+
 def check_pretrained(node: Any) -> None:
     """Check every local file that an `init_cfg=dict(type='Pretrained', …)` below a config node names."""
     if isinstance(node, Mapping):
-        if node.get('type') == 'Pretrained' and node.get('checkpoint'):
+        if is_pretrained(node) and node.get('checkpoint'):
             check_file(node['checkpoint'])
         for value in node.values():
             check_pretrained(value)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from mmattn.config import read_config
+from mmattn.config import check_scope, read_config
 from mmattn.openmmlab import choose_checkpoint_reading
 
 CFG_OPTIONS_HELP = ('settings to override, key=value pairs separated by spaces; nested keys with dots, lists as '
@@ -14,7 +14,7 @@ CFG_OPTIONS_HELP = ('settings to override, key=value pairs separated by spaces; 
 
 def add_config(parser: ArgumentParser) -> None:
     """A config file and what to change of it."""
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config: a path, or the name of one that comes with the package')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help=CFG_OPTIONS_HELP)
 
 
@@ -23,6 +23,12 @@ def add_trust(parser: ArgumentParser) -> None:
     parser.add_argument('--trust-checkpoint', action='store_true',
                         help='read checkpoints although they hold more than tensors and plain values, and run the code '
                              'that they carry')
+
+
+def add_score(parser: ArgumentParser) -> None:
+    """From which score on a detection is drawn."""
+    parser.add_argument('--score', '--score-thr', dest='score', type=float, default=0.3, metavar='SCORE',
+                        help='lowest score of a drawn detection; default %(default)s')
 
 
 def add_runner(parser: ArgumentParser) -> None:
@@ -42,11 +48,23 @@ def changed_config(args: Namespace) -> Config:
     return read_config(args.config, args.cfg_options)
 
 
-def runner_config(args: Namespace) -> Config:
-    """Read the config that the options name, apply them, choose the work directory."""
+def check_library(cfg: Config, what: str) -> None:
+    """Raise UsageError where a config is of another library than mmdet and mmseg. One without a default scope may name
+    the library in every type, as in 'mmdet.RetinaNet'."""
+    if cfg.get('default_scope') is not None:
+        check_scope(cfg, what)
+
+
+def runner_config(args: Namespace, what: str) -> Config:
+    """Read the config that the options name, apply them, choose the work directory.
+
+    Raises:
+        UsageError: it is of another library, and cannot be `what`.
+    """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     choose_checkpoint_reading(args.trust_checkpoint)
     cfg = changed_config(args)
+    check_library(cfg, what)
     cfg.launcher = args.launcher
     if args.deterministic:
         cfg.randomness = {**cfg.get('randomness', {}), 'deterministic': True}

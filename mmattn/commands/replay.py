@@ -8,7 +8,7 @@ from mmengine.device import get_device
 
 from mmattn.checkpoint.files import check_file
 from mmattn.checkpoint.reading import read_checkpoint
-from mmattn.commands.options import add_config, changed_config
+from mmattn.commands.options import add_config, changed_config, check_library
 from mmattn.engine.building import build_model
 from mmattn.engine.non_finite import find_culprit
 from mmattn.errors import UsageError
@@ -21,6 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     cfg = changed_config(args)
+    check_library(cfg, 'replayed')
     check_file(args.file)
     content = read_checkpoint(args.file, get_device(), samples=True)
     if 'call' not in content:

@@ -12,6 +12,7 @@ from mmattn.datasets.loading import read_log
 from mmattn.datasets.skipping import Skipped, describe_skipped, leave_out, skip_in_training
 from mmattn.engine.building import build_runner, config_errors, join_processes
 from mmattn.engine.checkpointing import check_same_model, saved_checkpoints
+from mmattn.engine.levels import describe_unread
 from mmattn.engine.training import (
     Resumption,
     add_safeguards,
@@ -39,7 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int | None:
-    cfg = runner_config(args)
+    cfg = runner_config(args, 'trained')
     say(choose_precision(cfg, args.amp))
     if args.auto_scale_lr:
         scale_learning_rate(cfg, args.config)
@@ -102,17 +103,19 @@ def check_data(cfg: Config) -> Skipped:
 
 
 def check_start(cfg: Config, saved: Resumption, runner: Runner) -> list[str]:
-    """Check that the weights that the training starts from are the model's; a line that says how many of them are."""
+    """Check that the weights that the training starts from are the model's; lines that say how many of them are, and
+    what no gradient will reach."""
     if 'runner_type' in cfg:        # such runners build the model when they train
         return []
+    facts = describe_unread(runner.model)
     if saved.path:
         try:
             check_same_model(saved.content, runner.model, saved.path)
         except CheckpointError as error:
             raise UsageError(f'{error}{instead(cfg, saved.path)}') from error
     elif cfg.get('load_from') and not cfg.get('resume'):
-        return [taken_from(cfg.load_from, runner.model)]
-    return []
+        facts.append(taken_from(cfg.load_from, runner.model))
+    return facts
 
 
 def say(*lines: str | None) -> None:

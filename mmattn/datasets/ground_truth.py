@@ -49,8 +49,17 @@ def of_label_map(info: Mapping[str, Any], background: Collection[int], ignore_in
     Raises:
         UsageError: the image has no label map.
     """
-    if not info.get('seg_map_path'):
-        raise UsageError(f'{info["img_path"]} has no label map')
-    labels = TRANSFORMS.build(dict(type='LoadAnnotations')).transform(info)['gt_seg_map']
+    labels = label_map(info)
     ignored = np.isin(labels, [ignore_index, 255])      # reduce_zero_label makes 255 of 0
     return ~(np.isin(labels, list(background)) | ignored), ignored
+
+
+def label_map(info: Mapping[str, Any]) -> np.ndarray:
+    """The label map of an image, (H, W) classes; mmseg's steps make 255 of what is ignored by `reduce_zero_label`.
+
+    Raises:
+        UsageError: the image has none.
+    """
+    if not info.get('seg_map_path'):
+        raise UsageError(f'{info["img_path"]} has no label map')
+    return TRANSFORMS.build(dict(type='LoadAnnotations')).transform(dict(info))['gt_seg_map']

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmattn.config import datasets_below, evaluators
+from mmattn.config import datasets_below, evaluators, named
 from mmattn.datasets.loading import find_unloadable, loading_steps
 from mmattn.datasets.processes import on_the_first
 from mmattn.errors import UsageError, some
@@ -53,7 +53,7 @@ def skip_in_training(cfg: Config) -> str:
 
 
 def _wrap_loading(pipeline: list[Any], settings: dict[str, Any]) -> list[Any]:
-    if pipeline[0]['type'] == 'mmattn.LoadOrSkip':      # the config that a training left in its work directory
+    if named(pipeline[0]) == 'LoadOrSkip':      # the config that a training left in its work directory
         return [{**pipeline[0], **settings}, *pipeline[1:]]
     loading = loading_steps(pipeline)
     steps = list(takewhile(lambda step: step in loading, pipeline))

@@ -1,7 +1,7 @@
 """Models and runners of configs, with their weights."""
 import atexit
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +14,14 @@ from mmengine.runner import Runner, load_checkpoint, set_random_seed
 from torch import nn
 
 from mmattn.checkpoint.files import check_file, check_pretrained
-from mmattn.config import modules_of
+from mmattn.config import modules_of, named
+from mmattn.engine.levels import check_levels
 from mmattn.errors import ArgumentError, UsageError
 
 RANDOM = 'random'       # stands for a checkpoint: the weights that training starts from
 LIBRARIES = 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmattn'
 REGISTRY = 'mmengine.registry'
+BUILDERS = REGISTRY, 'mmengine.optim.optimizer.builder'     # what they call is of a config
 CALL = re.compile('(keyword|positional) argument')      # of an error of a call that does not fit
 
 
@@ -31,7 +33,7 @@ def config_errors() -> Iterator[None]:
         yield
     except (TypeError, KeyError, ImportError, ArgumentError) as error:
         modules = modules_of(error.__cause__ or error)
-        built = any(name.startswith(REGISTRY) for name in modules)
+        built = any(name.startswith(BUILDERS) for name in modules)
         text = str(error.args[0] if error.args else error)
         if isinstance(error, TypeError):        # raised by a call that does not fit, not in what was called
             built &= modules[-1].partition('.')[0] in LIBRARIES and bool(CALL.search(text))
@@ -58,10 +60,13 @@ def build_model(cfg: Config) -> Any:
     """Build the model of a config alone.
 
     Raises:
-        UsageError: a class refused its arguments or is not registered.
+        UsageError: a class refused its arguments or is not registered; a neck or a head reads other maps than a
+            backbone of ours gives.
     """
     with config_errors(), DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        return MODELS.build(cfg.model)
+        model = MODELS.build(cfg.model)
+    check_levels(model)
+    return model
 
 
 def join_processes(cfg: Config) -> None:
@@ -82,7 +87,7 @@ def join_processes(cfg: Config) -> None:
     wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
                    find_unused_parameters=cfg.get('find_unused_parameters', False))
     cfg.model_wrapper_cfg = {**wrapper, **cfg.get('model_wrapper_cfg', {})}
-    if cfg.get('strategy', {}).get('type') == 'FSDPStrategy':
+    if named(cfg.get('strategy', {})) == 'FSDPStrategy':
         cfg.strategy.model_wrapper.device_id = 'cpu'
         for settings in cfg.strategy.state_dict_cfg.values():
             if 'offload_to_cpu' in settings:        # would be saved from memory that FSDP has freed
@@ -99,28 +104,34 @@ def build_runner(cfg: Config) -> Runner:
     """Build MMEngine's runner, the model with it.
 
     Raises:
-        UsageError: a class refused its arguments or is not registered.
+        UsageError: as `build_model`.
     """
     join_processes(cfg)
     with config_errors():
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        if 'runner_type' in cfg:        # such runners build the model when they train
+            return RUNNERS.build(cfg)
+        runner = Runner.from_cfg(cfg)
+    check_levels(runner.model)
+    return runner
 
 
-def load_weights(target: Runner | nn.Module, checkpoint: str) -> None:
+def load_weights(target: Runner | nn.Module, checkpoint: str) -> dict[str, Any]:
     """Load a checkpoint, ours or the authors', that has every parameter of the model and no other.
 
     Args:
         target: a runner, whose hooks see the checkpoint, or a model.
         checkpoint: a file.
 
+    Returns:
+        what the file holds.
+
     Raises:
         UsageError: it is of another model.
     """
     try:
         if isinstance(target, nn.Module):
-            load_checkpoint(target, checkpoint, map_location='cpu', strict=True)
-        else:
-            target.load_checkpoint(checkpoint, strict=True)
+            return load_checkpoint(target, checkpoint, map_location='cpu', strict=True)
+        return target.load_checkpoint(checkpoint, strict=True)
     except RuntimeError as error:
         reason = ' '.join(str(error).split()).partition('The model and loaded state dict do not match exactly ')[2]
         if not reason:
@@ -128,12 +139,14 @@ def load_weights(target: Runner | nn.Module, checkpoint: str) -> None:
         raise UsageError(f'{checkpoint} is not of this model: {reason[:300]}{"…" * (len(reason) > 300)}') from error
 
 
-def load_model(cfg: Config, checkpoint: str) -> Any:
-    """The model of a config alone, ready to predict.
+def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> Any:
+    """The model of a config alone, ready to predict. Its `dataset_meta` is what the checkpoint says about the data that
+    it was trained on, such as 'classes' and 'palette'.
 
     Args:
         cfg: the whole config; its random seed, or else 0, is set before the model is built.
         checkpoint: a file, ours or the authors'; 'random' for the weights that training starts from.
+        device: where the model goes; None for the best there is.
 
     Raises:
         UsageError: a file is missing or of another model, or the model cannot be built.
@@ -141,9 +154,16 @@ def load_model(cfg: Config, checkpoint: str) -> Any:
     check_weights(cfg, checkpoint)
     set_random_seed((cfg.get('randomness') or {}).get('seed') or 0)
     model = build_model(cfg)
+    model.dataset_meta = {}
     if checkpoint == RANDOM:
         with config_errors():
             model.init_weights()
     else:
-        load_weights(model, checkpoint)
-    return model.eval().to(get_device())
+        model.dataset_meta = _dataset_meta(load_weights(model, checkpoint).get('meta') or {})
+    return model.eval().to(device or get_device())
+
+
+def _dataset_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says about its data, named as MMEngine does; older files have 'CLASSES' and 'PALETTE'."""
+    said = meta.get('dataset_meta') or {key: meta[key] for key in ('CLASSES', 'PALETTE') if key in meta}
+    return {key.lower(): value for key, value in said.items()}

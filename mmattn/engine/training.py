@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import OPTIMIZERS
+from mmengine.registry import HOOKS, OPTIMIZERS
 from mmengine.runner import CheckpointLoader
 
 from mmattn.checkpoint.files import check_file
 from mmattn.checkpoint.loading import compare_as_loaded
 from mmattn.checkpoint.reading import state_dict_of
-from mmattn.config import named
+from mmattn.config import named, registered
 from mmattn.engine.checkpointing import check_resumable, saved_checkpoints
 from mmattn.errors import UsageError
 
@@ -105,7 +106,7 @@ def choose_precision(cfg: Config, wanted: str | None) -> str | None:
     if wanted and 'optimizer' not in cfg.optim_wrapper:
         raise UsageError(f'--amp {wanted}: the config has several optimizers; give each a type in optim_wrapper, '
                          'mmattn.BFloat16OptimWrapper or mmattn.AmpOptimWrapper')
-    recipe = str(cfg.optim_wrapper.get('type', '')).endswith('AmpOptimWrapper')
+    recipe = named(cfg.optim_wrapper).endswith('AmpOptimWrapper')
     if wanted or (recipe and not gpu):
         kinds = {'bf16': dict(type='mmattn.BFloat16OptimWrapper'), None: dict(type='OptimWrapper'),
                  'fp16': dict(type='mmattn.AmpOptimWrapper', dtype='float16', loss_scale='dynamic')}
@@ -121,12 +122,12 @@ def add_safeguards(cfg: Config) -> None:
     """
     hooks = cfg.setdefault('default_hooks', {})
     hooks.setdefault('checkpoint', dict(type='CheckpointHook'))
-    if hooks.checkpoint and hooks.checkpoint.type == 'CheckpointHook':
+    if hooks.checkpoint and registered(HOOKS, hooks.checkpoint.type) is CheckpointHook:
         hooks.checkpoint.type = 'mmattn.CheckpointHook'
     for name, kind in dict(seed='SeedHook', losses='AverageLossesHook', non_finite='NonFiniteHook').items():
         if hooks.setdefault(name, dict(type=f'mmattn.{kind}')) is None:
             hooks.pop(name)     # MMEngine takes None for its own hooks alone
-    if cfg.train_dataloader.sampler.type != 'mmattn.NumberedSampler':
+    if named(cfg.train_dataloader.sampler) != 'NumberedSampler':
         cfg.train_dataloader.sampler = dict(type='mmattn.NumberedSampler', sampler=cfg.train_dataloader.sampler)
 
 

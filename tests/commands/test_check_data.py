@@ -304,7 +304,7 @@ def page(scenes_root, tmp_path, monkeypatch):
 
 
 def test_the_configs_of_the_page_have_no_problems(page):
-    assert len(page) == 3
+    assert len(page) == 4
     for name in page:
         lines = [str(finding) for finding in check_config(Config.fromfile(name), 'batch.png')]
         assert not [line for line in lines if line.startswith(('problem', 'warning', 'no batch'))], (name, lines)

@@ -7,3 +7,5 @@ small_biformer = dict(
         dict(embed_dims=128, num_heads=8, blocks='RR', topk=4),
         dict(embed_dims=192, num_heads=12, blocks='EE'),
     ])
+# The same for an FPN with start_level=1: no norm on the map that it does not read.
+small_biformer_but_first = dict(small_biformer, out_norm=(1, 2, 3))
