@@ -10,16 +10,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmattn import backbones, layers, necks, ops, visualization
+    from mmattn import backbones, inference, layers, necks, ops, visualization
     from mmattn.backbones import DAT, AttentionPyramid, BiFormer, CrossFormer, CrossFormerPlusPlus, DATPlusPlus
+    from mmattn.inference import Inferencer, predict
     from mmattn.visualization import record_attention
 
 __version__ = '0.1.0'
-__all__ = ['DAT', 'AttentionPyramid', 'BiFormer', 'CrossFormer', 'CrossFormerPlusPlus', 'DATPlusPlus', 'backbones',
-           'layers', 'necks', 'ops', 'record_attention', 'visualization']
+__all__ = ['DAT', 'AttentionPyramid', 'BiFormer', 'CrossFormer', 'CrossFormerPlusPlus', 'DATPlusPlus', 'Inferencer',
+           'backbones', 'inference', 'layers', 'necks', 'ops', 'predict', 'record_attention', 'visualization']
 
 _ROOMS = {'backbones': ('DAT', 'AttentionPyramid', 'BiFormer', 'CrossFormer', 'CrossFormerPlusPlus', 'DATPlusPlus'),
-          'visualization': ('record_attention',)}
+          'inference': ('Inferencer', 'predict'), 'visualization': ('record_attention',)}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,23 +7,16 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from matplotlib.axes import Axes
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS, DefaultScope
 
-from mmattn.commands.options import add_config, add_trust
-from mmattn.config import check_scope, dataset_class, datasets_below, named, read_config
-from mmattn.datasets.checking import check_paths
-from mmattn.engine.building import load_model
+from mmattn.commands.options import add_config, add_score, add_trust
 from mmattn.errors import ArgumentError, UsageError
-from mmattn.openmmlab import choose_checkpoint_reading
+from mmattn.inference import Inferencer
 from mmattn.visualization import Record, record_attention
 from mmattn.visualization.drawing import new_figure
 from mmattn.visualization.panels import Choice, Found, draw_grid, panels
@@ -51,23 +44,26 @@ def add_arguments(parser: ArgumentParser) -> None:
                         help='points of a layer to draw, the most attended; default 300')
     parser.add_argument('--ground-truth', action='store_true',
                         help='draw over the ground truth instead of the predictions; images of the test data set only')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='lowest score of a drawn detection; default 0.3')
+    add_score(parser)
     parser.add_argument('--out-dir', help='default work_dirs/visualize/<name of the config>')
     parser.add_argument('--html', metavar='FILE', help='write a page to look around in, for one image')
 
 
 def run(args: Namespace) -> None:
-    choose_checkpoint_reading(args.trust_checkpoint)
     if args.html and len(args.images) > 1:
         raise UsageError(f'--html takes one image, and there are {len(args.images)}')
     images = {path: read_image(path) for path in args.images}
-    models = [Model(args.config, args.checkpoint, args.cfg_options), *(Model(*pair) for pair in args.beside)]
+    trust = args.trust_checkpoint
+    models = [Inferencer(args.config, args.checkpoint, options=args.cfg_options, trust_checkpoint=trust),
+              *(Inferencer(*pair, trust_checkpoint=trust) for pair in args.beside)]
     out = Path(args.out_dir or Path('work_dirs/visualize') / models[0].name)
     choice = Choice(bool(args.layer), args.most, args.head, args.group)
     for path, image in images.items():
-        batches = [model.sample(path, args.ground_truth and model is models[0]) for model in models]
-        sample = batches[0]['data_samples'][0] if args.ground_truth else models[0].run(batches[0])
-        found = Found(sample, models[0].classes(), args.ground_truth, args.score_thr)
+        batches = [model.batch([path]) for model in models]
+        if args.ground_truth:
+            batches[0] = models[0].annotated(path)
+        sample = batches[0]['data_samples'][0] if args.ground_truth else models[0].run(batches[0])[0]
+        found = Found(sample, models[0].classes, args.ground_truth, args.score)
         queries = args.query or [found.middle(image.shape[:2])]
         records = attention(models, batches, queries, args.layer)
         grid = write(list(panels(image, found, records, choice)), image.shape[:2], out / Path(path).stem)
@@ -78,7 +74,7 @@ def run(args: Namespace) -> None:
         print(f'wrote {args.html}')
 
 
-def attention(models: Sequence[Model], batches: Sequence[Any], queries: Sequence[tuple[float, float]], layer: str,
+def attention(models: Sequence[Inferencer], batches: Sequence[Any], queries: Sequence[tuple[float, float]], layer: str,
               **options: Any) -> dict[str, list[Record]]:
     """The records of each model by its name.
 
@@ -95,51 +91,6 @@ def attention(models: Sequence[Model], batches: Sequence[Any], queries: Sequence
             raise UsageError(f'{model.name}: {error}') from error
         recorded[model.name + (f' ({same + 1})' if same else '')] = records
     return recorded
-
-
-class Model:
-    """A detector or segmentor with its config, which takes images from files."""
-
-    net: Any
-
-    def __init__(self, config: str, checkpoint: str, options: dict[str, Any] | None = None) -> None:
-        self.cfg = read_config(config, options)
-        self.name = Path(config).stem
-        check_scope(self.cfg, 'drawn')
-        self.net = load_model(self.cfg, checkpoint)
-
-    def sample(self, path: str, ground_truth: bool = False) -> Any:
-        """An image through the pipeline of the tests, as a batch of one.
-
-        Raises:
-            UsageError: its ground truth is asked for, and it is not an image of the test data set.
-        """
-        with DefaultScope.overwrite_default_scope(self.cfg.default_scope):
-            if not ground_truth:
-                steps = [step for step in self.settings['pipeline'] if 'LoadAnnotations' not in named(step)]
-                return pseudo_collate([Compose(steps)(dict(img_path=str(path), img_id=0, reduce_zero_label=False))])
-            check_paths(dict(test_dataloader=self.cfg.test_dataloader), 'test')
-            for _, node in datasets_below(self.cfg.test_dataloader, ''):
-                dataset = DATASETS.build({**deepcopy(node), 'test_mode': True})
-                for i in range(len(dataset)):
-                    if Path(dataset.get_data_info(i)['img_path']).resolve() == Path(path).resolve():
-                        return pseudo_collate([dataset[i]])
-            raise UsageError(f'--ground-truth: {path} is not an image of the test data set of {self.name}')
-
-    @property
-    def settings(self) -> Any:
-        """The first data set of the tests."""
-        return next(node for _, node in datasets_below(self.cfg.test_dataloader, ''))
-
-    def classes(self) -> tuple[str, ...]:
-        """Their names."""
-        known = dataset_class(self.cfg, self.settings).METAINFO
-        return tuple({**known, **self.settings.get('metainfo', {})}['classes'])
-
-    def run(self, batch: Any) -> Any:
-        """Predictions for a batch of one, without gradients."""
-        with torch.no_grad():
-            return self.net.test_step(batch)[0]
 
 
 def read_image(path: str) -> np.ndarray:

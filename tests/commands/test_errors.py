@@ -140,15 +140,13 @@ test_evaluator = [dict(type='IoUMetric', iou_metrics=['mIoU'])]
 def test_steps_of_a_pipeline_may_be_classes(data, tmp_path):
     from mmcv.transforms import LoadAnnotations, Resize
 
-    from mmattn.commands.visualize import Model
+    from mmattn.inference import Inferencer
     from mmattn.measuring.points import build_datasets
     cfg = Config.fromfile(SEG)
     cfg.test_dataloader.dataset.data_root = f'{data}/'
     for step in cfg.test_dataloader.dataset.pipeline:
         step.type = {'LoadAnnotations': LoadAnnotations, 'Resize': Resize}.get(step.type, step.type)
-    with_classes = Model.__new__(Model)
-    with_classes.cfg = cfg
-    batch = with_classes.sample(data / 'images/validation/00000.png')
+    batch = Inferencer(cfg, 'random').batch([data / 'images/validation/00000.png'])
     assert batch['inputs'][0].shape[0] == 3
     assert 'gt_sem_seg' not in batch['data_samples'][0]
     from mmengine.registry import DefaultScope

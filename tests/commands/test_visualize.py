@@ -68,7 +68,7 @@ def test_over_the_ground_truth_with_routes(call, data, tmp_path):
     (('IMAGE', 'IMAGE', ROOT / DET, 'random', '--html', 'x.html'), '--html takes one image, and there are 2'),
     (('IMAGE', ROOT / DET, 'random', '--head', '99', '--out-dir', 'TMP'), 'head=99 is not one of'),
     (('IMAGE', ROOT / DET, 'random', '--ground-truth', '--cfg-options', 'DATA'),
-     '--ground-truth: .*00000.png is not an image of the test data set of mask-rcnn_dat_scenes'),
+     'ground truth: .*00000.png is not an image of the test data set of mask-rcnn_dat_scenes'),
 ])
 def test_wrong_uses_say_what_is_right(call, data, write_scenes, tmp_path, options, message):
     image = data / 'images/validation/00000.png'
