@@ -1,4 +1,7 @@
-"""Test a detector or a segmentor; print COCO AP or mIoU."""
+"""Test a detector or a segmentor; print COCO AP or mIoU.
+
+A file that `mmattn export` wrote is tested as a checkpoint is: on the same data, by the same evaluator, in onnxruntime.
+"""
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from numbers import Real
@@ -12,6 +15,7 @@ from mmattn.commands.options import add_runner, runner_config
 from mmattn.config import datasets_below, evaluators, is_segmentation
 from mmattn.datasets.checking import check_annotations, check_paths
 from mmattn.datasets.skipping import leave_out
+from mmattn.deployment.evaluating import put_in
 from mmattn.engine.building import build_runner, config_errors, join_processes, load_weights
 from mmattn.errors import UsageError
 
@@ -20,7 +24,7 @@ SUPPRESSION, BOXES = 0.5, 100       # of a detector without a recipe: overlap of
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_runner(parser)
-    parser.add_argument('checkpoint', help="checkpoint file, ours or the authors'")
+    parser.add_argument('checkpoint', help="checkpoint file, ours or the authors', or an exported .onnx file")
     parser.add_argument('--out', metavar='FILE.pkl|DIR',
                         help='write the predictions: a pickle of all, or for segmentation a folder of label maps')
     parser.add_argument('--show-dir', metavar='DIR', help='write a picture of each prediction beside the ground truth')
@@ -28,21 +32,28 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    cfg = runner_config(args)
+    cfg = runner_config(args, 'tested')
     check_paths(cfg, 'test')
-    check_file(args.checkpoint)
+    exported = args.checkpoint.endswith('.onnx')
+    if exported and args.tta:
+        raise UsageError(f'--tta: {args.checkpoint} predicts for images as they are')
+    if not exported:
+        check_file(args.checkpoint)
     if args.show_dir:
         draw_into(cfg, args.show_dir)
     join_processes(cfg)
     with config_errors():
         check_annotations(cfg, 'test')
         skipped = leave_out(cfg, 'test')
+    if exported:
+        put_in(cfg, args.checkpoint)
     if args.tta:
         augment(cfg)
     if args.out:
         write_predictions(cfg, args.out)
     runner = build_runner(cfg)
-    load_weights(runner, args.checkpoint)
+    if not exported:
+        load_weights(runner, args.checkpoint)
     for line in skipped.lines:
         runner.logger.warning(line)
     with config_errors():
