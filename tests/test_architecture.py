@@ -12,8 +12,9 @@ import mmattn
 from tests.conftest import ROOT
 
 # From the ground floor up. A room imports those before it and itself.
-ROOMS = ('errors', 'checks', 'ops', 'layers', 'checkpoint', 'openmmlab', 'registry', 'backbones', 'necks', 'config',
-         'datasets', 'engine', 'visualization', 'measuring', 'commands', '__main__')
+ROOMS = ('errors', 'checks', 'ops', 'layers', 'checkpoint', 'openmmlab', 'registry', 'utils', 'backbones', 'necks',
+         'config', 'datasets', 'engine', 'visualization', 'inference', 'deployment', 'measuring', 'commands',
+         '__main__')
 MODULES = sorted((ROOT / 'mmattn').rglob('*.py'))
 
 

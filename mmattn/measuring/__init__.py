@@ -1,1 +1,2 @@
-"""What models cost, and where they look: multiply-adds, time, memory, points on objects."""
+"""What models cost, where they look, how they trained and what they confuse: multiply-adds, time, memory, points on
+objects, logs, predictions."""

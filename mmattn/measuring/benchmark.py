@@ -2,7 +2,6 @@
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from mmattn.measuring.timing import memory, seconds
+from mmattn.errors import UsageError
+from mmattn.measuring.timing import apart, memory, seconds
 from mmattn.ops import convolution, deformable, grouped, routing
 
 ROWS = {
@@ -190,14 +190,11 @@ def measure_rows(case: Case, rows: Sequence[str], repeat: int) -> list[dict[str,
                 for phase in ('forward', 'train') if case.train else ('forward',):
                     if name in refused:
                         break
-                    task = json.dumps(dict(case=asdict(case), row=name, phase=phase, output=outputs[name]))
-                    child = subprocess.run([sys.executable, '-m', 'mmattn.measuring.benchmark', task],
-                                           capture_output=True, text=True, check=False)
-                    if child.returncode:
-                        lines = child.stderr.strip().splitlines()
-                        refused[name] = lines[-1] if lines else f'ended with status {child.returncode}'
-                    else:
-                        result.update(json.loads(child.stdout.splitlines()[-1]))
+                    task = dict(case=asdict(case), row=name, phase=phase, output=outputs[name])
+                    try:
+                        result.update(apart('mmattn.measuring.benchmark', task))
+                    except UsageError as error:
+                        refused[name] = str(error)
                 results[name].append(result)
         differences = {name: difference(outputs[name], outputs[rows[0]]) for name in rows
                        if not {name, rows[0]} & set(refused)}

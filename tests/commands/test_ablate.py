@@ -1,7 +1,11 @@
 import json
 import re
+from argparse import ArgumentParser
 
 import pytest
+
+from mmattn.commands import ablate
+from mmattn.commands.ablate import BASE
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +31,42 @@ def test_two_attentions_make_a_table_and_a_plot_and_finished_ones_stay(run, data
     assert '| deformable | 99.9 |' in done.stdout
 
 
+def test_configs_of_a_user_beside_the_built_in_ones(data, tmp_path):
+    """Which folders they have, and what the table says of their data and recipe."""
+    same, other = tmp_path / 'same.py', tmp_path / 'other.py'
+    same.write_text(f"_base_ = {str(BASE)!r}\nmodel = dict(backbone=dict(depths=(1, 1, 1, 1)))\n")
+    other.write_text(f"_base_ = {str(BASE)!r}\ntrain_cfg = dict(max_iters=7)\n"
+                     "train_dataloader = dict(dataset=dict(data_root='elsewhere'))\n")
+    parser = ArgumentParser()
+    ablate.add_arguments(parser)
+    args = parser.parse_args(['--config', str(same), str(other), '--work-dir', str(tmp_path / 'work')])
+    rows = ablate.listed(args)
+    assert [row.name for row in rows] == ['same', 'other']
+    assert [row.note for row in rows] == ['', 'other: data and recipe of its own']
+    assert [row.config for row in rows] == [same, other]
+    assert rows[0].folder != rows[1].folder
+    same.write_text(same.read_text() + "randomness = dict(seed=1)\n")         # another config, another training
+    assert ablate.own(same, tmp_path / 'work', ablate.network(args)).folder != rows[0].folder
+    assert ablate.own(other, tmp_path / 'work', ablate.network(args)) == rows[1]
+
+
+@pytest.mark.slow
+def test_a_config_of_a_user_makes_a_row(run, data, tmp_path):
+    mine = tmp_path / 'mine.py'
+    text = f"_base_ = {str(BASE)!r}\ntrain_cfg = dict(max_iters=1, val_interval=1)\n"
+    for split in ('train', 'val', 'test'):
+        text += f"{split}_dataloader = dict(dataset=dict(data_root={str(data)!r}))\n"
+    mine.write_text(text)
+    done = run('tools/ablate.py', '--config', mine, '--work-dir', tmp_path / 'work')
+    assert 'mine: data and recipe of its own' in done.stdout
+    assert '| mine | ' in done.stdout
+    assert 'UperNet, 600 steps' not in done.stdout
+
+
 @pytest.mark.parametrize(('args', 'message'), [
+    ((), 'error: nothing to compare; name an attention, all, or a --config'),
+    (('--config', 'configs/demo/retinanet_biformer_scenes.py'), 'error: --config configs/demo/retinanet_biformer_sce'),
+    (('--config', '/none.py'), 'error: config not found: /none.py'),
     (('convolution',), 'error: convolution: no such config in configs/ablation; choose from bi-level-routing, '),
     (('deformable', '--data', '/nowhere'), 'error: no scenes in /nowhere; draw them: python -m mmattn.datasets.scenes'),
 ])

@@ -1,11 +1,17 @@
 import json
 
 import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
 
+from mmattn.engine.building import build_model
+from mmattn.measuring.latency import read_image
 from mmattn.measuring.timing import memory
 from tests.conftest import ROOT
 
 TOOL = ROOT / 'tools/benchmark.py'
+DET, SEG = ROOT / 'configs/demo/retinanet_biformer_scenes.py', ROOT / 'configs/demo/upernet_dat_scenes.py'
 FEW = ('--repeat', 1, '--iterations', 1)
 
 
@@ -57,16 +63,60 @@ def test_crossformer_beside_its_formula_and_its_products(run):
 
 
 def test_what_is_wrong_is_named(run, one_line):
-    done = run(TOOL, 'dat', '--arch', 'tiny', '--rows', 'no-bias', check=False)
-    assert 'no-bias is a row for --layer' in done.stderr
+    assert 'no-bias is a row for --layer' in one_line(TOOL, 'dat', '--arch', 'tiny', '--rows', 'no-bias')
+    assert one_line(TOOL, 'dat') == 'error: dat: --layer or --arch must say what of the family to measure'
+    assert 'checkpoint is for a config, and dat is a family' in one_line(TOOL, 'dat', 'x.pth', '--layer')
+    assert '--image is for a config, and dat is a family' in one_line(TOOL, 'dat', '--layer', '--image', 'x')
+    assert f'--with-cp is for a layer or backbone, and {SEG} is a config' in one_line(TOOL, SEG, '--with-cp')
     assert one_line(TOOL, 'dat', '--layer', '--size', 0, 5) == (
         'error: --size, --batch, --repeat and --iterations must be at least 1')
     done = run(TOOL, 'dat', '--layer', '--dim', 10, '--heads', 3, '--size', 5, 5, '--rows', 'mmattn', *FEW)
     assert 'ArgumentError: embed_dims=10 is not divisible by num_heads=3' in done.stdout
 
 
+def test_a_whole_model(run, write_scenes):
+    """A segmentor, whose step has no detections, in the words of a table."""
+    picture = next((write_scenes(training=0, validation=1) / 'images/validation').glob('*.png'))
+    done = run(TOOL, SEG, '--size', 64, 97, '--batch', 2, '--image', picture, *FEW)
+    title, head, _, row = done.stdout.splitlines()
+    assert title == f'{SEG}, 2 x 3 x 64 x 97, cpu, 1 threads, medians of 1 x 1'
+    assert head == '| a step of the test | images a second | added memory | detections |'
+    seconds, rate, _, found = row.strip('| ').split(' | ')
+    assert float(seconds.removesuffix(' s')) * float(rate) == pytest.approx(2, rel=0.05)
+    assert found == '0'
+
+
+@pytest.mark.slow
+def test_a_whole_detector_with_a_checkpoint_finds_what_it_finds(run, tmp_path):
+    torch.save(dict(state_dict=build_model(Config.fromfile(DET)).state_dict()), tmp_path / 'random.pth')
+    done = run(TOOL, DET, tmp_path / 'random.pth', '--size', 64, 96, '--batch', 2, '--json', *FEW,
+               '--cfg-options', 'model.test_cfg.score_thr=0', 'model.test_cfg.max_per_img=7')
+    found = json.loads(done.stdout)
+    assert found['found'] == 14
+    assert found['seconds'] > 0
+    assert found['bytes'] >= 0
+    assert (found['batch'], found['size']) == (2, [64, 96])
+
+
+@pytest.mark.parametrize(('args', 'message'), [
+    (('configs/none.py',), 'config not found'), ((DET, '/none.pth'), 'checkpoint not found: /none.pth'),
+    ((DET, '--image', '/none.png'), '/none.png cannot be read: FileNotFoundError'),
+    pytest.param((DET, '--device', 'cuda'), '--device cuda: there is no GPU', marks=pytest.mark.skipif(
+        torch.cuda.is_available(), reason='there is a GPU')),
+    pytest.param((DET, '--cfg-options', 'model.bbox_head.num_clases=2', *FEW), "argument 'num_clases'",
+                 marks=pytest.mark.slow)])
+def test_what_is_wrong_with_a_config_is_named(one_line, args, message):
+    assert message in one_line(TOOL, *args)
+
+
+def test_the_image_of_a_file_is_in_the_order_of_the_loader(tmp_path):
+    Image.new('RGB', (7, 5), (10, 20, 30)).save(tmp_path / 'x.png')
+    image = read_image(str(tmp_path / 'x.png'), (3, 4))
+    assert image.shape == (3, 3, 4)
+    assert image[:, 0, 0].tolist() == [30, 20, 10]
+
+
 def test_memory_sees_what_a_step_needs_and_not_what_was_there():
-    import torch
     kept = torch.ones(2 ** 24)
     before = memory(kept.device, reset=True)
     torch.ones(2 ** 24).sum()
