@@ -20,7 +20,7 @@ from mmattn.config import is_segmentation
 from mmattn.datasets.scenes import scene
 from mmattn.deployment.checking import Difference, differences, of_numbers
 from mmattn.deployment.description import Description, Padding, Preprocessing
-from mmattn.deployment.graphs import DetectorGraph, SegmentorGraph
+from mmattn.deployment.graphs import DetectorGraph, SegmentorGraph, means_by_products
 from mmattn.deployment.preprocessing import as_tested, default_size, with_fixed_size, with_least_size
 from mmattn.deployment.runtime import ADVICE, OnnxModel, normalised
 from mmattn.deployment.suppression import translations
@@ -164,7 +164,7 @@ def recorded(graph: Any, image: Tensor, free: Padding | None, opset: int | None)
     Raises:
         UsageError: a layer cannot be exported.
     """
-    with quiet(), torch.no_grad(), free_sizes():
+    with quiet(), torch.no_grad(), free_sizes(), means_by_products() if free else nullcontext():
         try:
             shapes = dict(image=sides(free)) if free else None
             program = torch.export.export(graph, (image,), dynamic_shapes=shapes, strict=False)
@@ -172,10 +172,18 @@ def recorded(graph: Any, image: Tensor, free: Padding | None, opset: int | None)
                 program, input_names=[INPUT], output_names=graph.outputs, dynamo=True, optimize=True,
                 opset_version=opset, custom_translation_table=translations(), verbose=False)
         except Exception as error:      # of many classes, from anywhere in PyTorch's exporter
-            layer = culprit(graph.net, image, free)
-            advice = '; a fixed size can, without --dynamic' if free and not culprit(graph.net, image, None) else ''
-            raise UsageError(f'{layer or type(graph.net).__name__} cannot be exported'
-                             f'{" with a free height and width" * bool(free)}{advice}: {reason(error)}') from error
+            layer = culprit(graph.net, image, free) or type(graph.net).__name__
+            raise UsageError(f'{layer} cannot be exported{limits(graph.net, image, free)}: {reason(error)}') from error
+
+
+def limits(net: Any, image: Tensor, free: Padding | None) -> str:
+    """In which size a model cannot be exported, and what may help."""
+    if free is None:
+        return ''
+    least = min(free.size(1, 1))
+    advice = '' if culprit(net, image, None) else '; a fixed size can, without --dynamic'
+    larger = ', and a larger --shape may help' if least < LEAST else ''
+    return f' with a height and width that are free from {least} pixels on{advice}{larger}'
 
 
 def sides(free: Padding) -> dict[int, Any]:
@@ -207,11 +215,25 @@ def reason(error: BaseException) -> str:
 
 def culprit(net: Any, image: Tensor, free: Padding | None) -> str:
     """The innermost layer that cannot be exported by itself, as 'address (class)'; '' where every one can."""
+    inputs = inputs_of(net, image)
+    others = inputs_of(net, nn.functional.pad(image, (0, free.divisor, 0, free.divisor))) if free else inputs
+    found, layers = '', dict(net.named_modules())
+    for address, x in inputs.items():       # from the outside in: a layer follows the one that holds it
+        sides = [i for i, pair in enumerate(zip(x.shape, others[address].shape)) if len(set(pair)) > 1]
+        if address.startswith(found) and not exports(layers[address], x, sides):
+            found = address + '.'
+        elif found and not address.startswith(found):
+            break
+    return f'{found[:-1]} ({type(layers[found[:-1]]).__name__})' if found else ''
+
+
+def inputs_of(net: Any, image: Tensor) -> dict[str, Tensor]:
+    """What each layer below the heads of a model gets for an image, of those that get one tensor, in their order."""
     inputs: dict[str, Tensor] = {}
 
     def note(address: str) -> Any:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            if len(args) == 1 and isinstance(args[0], Tensor) and args[0].ndim == 4:
+            if len(args) == 1 and isinstance(args[0], Tensor):
                 inputs.setdefault(address, args[0])
         return hook
     handles = [layer.register_forward_pre_hook(note(address)) for address, layer in net.named_modules() if address]
@@ -222,21 +244,14 @@ def culprit(net: Any, image: Tensor, free: Padding | None) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    found, layers = '', dict(net.named_modules())
-    for address, x in inputs.items():       # from the outside in: a layer follows the one that holds it
-        if address.startswith(found) and not exports(layers[address], x, bool(free)):
-            found = address + '.'
-        elif found and not address.startswith(found):
-            break
-    return f'{found[:-1]} ({type(layers[found[:-1]]).__name__})' if found else ''
+    return inputs
 
 
-def exports(layer: nn.Module, x: Tensor, dynamic: bool) -> bool:
-    """Whether PyTorch records a layer."""
+def exports(layer: nn.Module, x: Tensor, sides: Sequence[int]) -> bool:
+    """Whether PyTorch records a layer whose input has these sides free."""
     try:
         with free_sizes():
-            torch.export.export(layer, (x,), dynamic_shapes=({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},) if dynamic else None,
-                                strict=False)
+            torch.export.export(layer, (x,), dynamic_shapes=(dict.fromkeys(sides, Dim.DYNAMIC),), strict=False)
     except Exception:       # of many classes
         return False
     return True
@@ -310,6 +325,20 @@ def fingerprint(checkpoint: str) -> dict[str, Any]:
     return dict(file=path.name, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
 
+def run(session: Any, image: np.ndarray, failure: str) -> list[np.ndarray]:
+    """The outputs of a session.
+
+    Raises:
+        UsageError: onnxruntime cannot run the graph.
+    """
+    try:
+        return session.run(None, {INPUT: image})
+    except Exception as error:      # of classes that onnxruntime does not name
+        if not type(error).__module__.startswith('onnxruntime'):
+            raise
+        raise UsageError(f'{failure}: {reason(error)}') from error
+
+
 def checked(draft: Path, graph: Any, image: Tensor, path: Path) -> list[Difference]:
     """How far the outputs of a file are from eager mode.
 
@@ -328,7 +357,7 @@ def checked(draft: Path, graph: Any, image: Tensor, path: Path) -> list[Differen
     for name, one in images.items():
         with torch.no_grad():
             wanted = [output.numpy() for output in graph(one)]
-        outputs = runner.session.run(None, {INPUT: one.numpy()})
+        outputs = run(runner.session, one.numpy(), f'{path} is not kept, onnxruntime fails on {name}')
         found += differences(dict(zip(graph.outputs, outputs)), dict(zip(graph.outputs, wanted)), name,
                              graph.limits.score if isinstance(graph, DetectorGraph) and not graph.raw else 0.0)
         maps = zip(outputs[len(graph.outputs):], wanted[len(graph.outputs):], strict=True)

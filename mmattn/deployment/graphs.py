@@ -1,6 +1,7 @@
 """What an exported file computes, as modules: from a prepared image to what a detector or a segmentor of the libraries
 predicts, without what depends on the image before its preparation."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -262,6 +263,31 @@ class DetectorGraph(nn.Module):
         some, index = index >= 0, index.clamp(min=0)
         boxes, scores = gathered(boxes, index) * some[..., None], scores.gather(1, index) * some
         return boxes, scores, torch.where(some, labels.gather(1, index), -1)
+
+
+@contextmanager
+def means_by_products() -> Iterator[None]:
+    """Let PyTorch record the adaptive pooling of pyramid pooling as products with matrices that it makes for any size;
+    as its own operator, the graph would hold the bins of one size."""
+    pool = F.adaptive_avg_pool2d
+    F.adaptive_avg_pool2d = adaptive_means      # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        F.adaptive_avg_pool2d = pool
+
+
+def adaptive_means(x: Tensor, output_size: int | Sequence[int]) -> Tensor:
+    """`F.adaptive_avg_pool2d` of x (B, C, H, W): the means of `output_size` bins along each side."""
+    rows, columns = (output_size, output_size) if isinstance(output_size, int) else output_size
+    return bins(x.shape[2], rows, x) @ x @ bins(x.shape[3], columns, x).mT
+
+
+def bins(side: int, count: int, like: Tensor) -> Tensor:
+    """(count, side) weights of the pixels of each bin; neighbouring bins share a pixel where they do not fit."""
+    place, index = torch.arange(side, device=like.device), torch.arange(count, device=like.device)[:, None]
+    inside = ((place >= index * side // count) & (place < ((index + 1) * side + count - 1) // count)).to(like.dtype)
+    return inside / inside.sum(1, keepdim=True)
 
 
 class SegmentorGraph(nn.Module):

@@ -39,10 +39,12 @@ def detector(name, **limits):
     return lively(net)
 
 
-def segmentor(classes=CLASSES, **settings):
-    """UPerNet's little brother: a convolution at two levels."""
-    head = dict(type='FCNHead', in_channels=32, in_index=2, channels=8, num_convs=1, concat_input=False,
-                num_classes=classes, out_channels=classes, threshold=0.5)
+def segmentor(classes=CLASSES, pool_scales=(), **settings):
+    """UPerNet's little brother: a convolution on the coarsest map, behind pyramid pooling if there are scales."""
+    kind = dict(type='PSPHead', pool_scales=pool_scales) if pool_scales else dict(
+        type='FCNHead', num_convs=1, concat_input=False)
+    head = dict(**kind, in_channels=32, in_index=2, channels=8, num_classes=classes, out_channels=classes,
+                threshold=0.5)
     with DefaultScope.overwrite_default_scope('mmseg'):
         net = MODELS.build(ConfigDict(
             type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor'), backbone=BACKBONE,

@@ -22,6 +22,7 @@ from torch import nn
 from mmattn.datasets.scenes import scene
 from mmattn.deployment import OnnxModel, exporting
 from mmattn.deployment.checking import differences
+from mmattn.deployment.description import Padding
 from mmattn.deployment.exporting import Model, Options, culprit, export
 from mmattn.errors import UsageError
 from tests.deployment.models import HEADS, detector, segmentor
@@ -133,6 +134,13 @@ def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_file_that_onnxruntime_cannot_run_is_named(exported):
+    with pytest.raises(UsageError, match=r'^net\.onnx is not kept: InvalidArgument: .*Got invalid dimensions'):
+        exporting.run(OnnxModel(exported[1]).session, np.zeros((2, 3, 40, 96), np.float32), 'net.onnx is not kept')
+    with pytest.raises(AttributeError):
+        exporting.run(None, np.zeros(1), '')
+
+
 class Stubborn(nn.Module):
     """A layer that looks at its values, or at its size."""
 
@@ -148,9 +156,9 @@ class Stubborn(nn.Module):
 
 @pytest.mark.parametrize(('what', 'dynamic', 'text'), [
     ('values', False, r'^backbone\.layer2\.2 \(Stubborn\) cannot be exported: GuardOnDataDependentSymNode'),
-    pytest.param('size', True, r'^backbone\.layer2\.2 \(Stubborn\) cannot be exported with a free height and width; '
-                 r'a fixed size can, '
-                   'without --dynamic: ', marks=pytest.mark.slow)])
+    pytest.param('size', True, r'^backbone\.layer2\.2 \(Stubborn\) cannot be exported with a height and width that are '
+                 'free from 64 pixels on; a fixed size can, without --dynamic, and a larger --shape may help: ',
+                 marks=pytest.mark.slow)])
 def test_the_layer_that_cannot_be_exported_is_named(what, dynamic, text, tmp_path):
     net = segmentor()
     net.backbone.layer2.append(Stubborn(what))
@@ -162,7 +170,8 @@ def test_the_layer_that_cannot_be_exported_is_named(what, dynamic, text, tmp_pat
 
 @pytest.mark.slow
 def test_no_layer_is_named_where_every_one_can_be_exported():
-    assert culprit(segmentor(), torch.randn(1, 3, 64, 96), False) == ''
+    for free in (None, Padding((0., 0., 0.), 64, 64, divisor=32)):
+        assert culprit(segmentor(), torch.randn(1, 3, 64, 96), free) == ''
 
 
 def test_what_is_refused_before_anything_is_recorded(tmp_path, monkeypatch):
@@ -239,7 +248,7 @@ def test_every_head(name, dynamic, raw, tmp_path):
 @pytest.mark.parametrize('output', ['labels', 'logits'])
 @pytest.mark.parametrize('mode', ['whole', 'slide', 'dynamic'])
 def test_every_segmentor(mode, output, tmp_path):
-    net = segmentor(crop_size=(32, 48), stride=(20, 31))
+    net = segmentor(pool_scales=(1, 2, 3) if mode == 'dynamic' else (), crop_size=(32, 48), stride=(20, 31))
     net.test_cfg['mode'] = 'slide' if mode == 'slide' else 'whole'
     found = export(model(net), tmp_path / 'net.onnx', Options((64, 96), output=output, dynamic=mode == 'dynamic'))
     assert all(one.share <= 1 for one in found)

@@ -7,7 +7,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 from mmdet.structures import DetDataSample
 
-from mmattn.deployment.graphs import DetectorGraph, SegmentorGraph, starts
+from mmattn.deployment.graphs import DetectorGraph, SegmentorGraph, adaptive_means, means_by_products, starts
 from mmattn.errors import UsageError
 from tests.deployment.models import CLASSES, HEADS, LIMITS, NMS, detector, segmentor
 
@@ -155,3 +155,14 @@ def test_starts_of_windows():
 
 def test_limits_of_a_head():
     assert DetectorGraph(detector('FCOS')).limits == (0.3, LIMITS['nms_pre'], 0.5, 20, False, 0)
+
+
+@pytest.mark.parametrize('size', [1, 3, 6, (4, 13), (7, 10)])
+def test_means_by_products_are_those_of_adaptive_pooling(size):
+    x = torch.randn(2, 3, 7, 10)
+    wanted = nn.functional.adaptive_avg_pool2d(x, size)
+    torch.testing.assert_close(adaptive_means(x, size), wanted)
+    with means_by_products():
+        torch.testing.assert_close(nn.AdaptiveAvgPool2d(size)(x), wanted)
+        assert nn.functional.adaptive_avg_pool2d is adaptive_means
+    assert nn.functional.adaptive_avg_pool2d is not adaptive_means
