@@ -121,7 +121,8 @@ def test_the_complexity_of_mmengine_counts_a_backbone(make):
 
 @pytest.mark.parametrize('neck', [
     lambda: AttentionNeck([8, 8], dict(type='LocalAttention', num_heads=2), levels=[1]),
-    lambda: CrossScaleNeck([8, 8], 8, num_heads=2, group_size=3, num_outs=3)], ids=['AttentionNeck', 'CrossScaleNeck'])
+    pytest.param(lambda: CrossScaleNeck([8, 8], 8, num_heads=2, group_size=3, num_outs=3), marks=pytest.mark.slow)],
+    ids=['AttentionNeck', 'CrossScaleNeck'])
 def test_a_neck_compiles(neck):
     neck, maps = neck().eval(), [torch.randn(1, 8, 12, 16), torch.randn(1, 8, 6, 8)]
     with torch.no_grad():

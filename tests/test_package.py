@@ -124,7 +124,8 @@ print(type(model.backbone).__module__)
 
 
 @pytest.mark.parametrize(('config', 'kind'), [
-    ('retinanet_biformer_scenes', 'RetinaNet'), ('upernet_crossformer_scenes', 'EncoderDecoder')])
+    pytest.param('retinanet_biformer_scenes', 'RetinaNet', marks=pytest.mark.slow),
+    ('upernet_crossformer_scenes', 'EncoderDecoder')])
 def test_the_hub_of_mmengine_builds_a_model(run, config, kind, tmp_path):
     code = f'''
 import mmattn.registry

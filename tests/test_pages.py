@@ -12,7 +12,8 @@ OPTIONAL = 'ultralytics', 'mmyolo'
 
 
 @pytest.mark.parametrize(('page', 'block'), [
-    pytest.param(page, block, id=f'{page}-{i}', marks=pytest.mark.slow if page == 'export' else [])
+    pytest.param(page, block, id=f'{page}-{i}',
+                 marks=pytest.mark.slow if page == 'export' or 'scenes.write' in block else [])
     for i, (page, block) in enumerate(BLOCKS)])
 def test_code_prints_what_it_says(run, tmp_path, page, block):
     for module in OPTIONAL:

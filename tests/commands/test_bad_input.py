@@ -242,12 +242,12 @@ def check_detection(call, config, root, work, *others, with_masks):
     assert f'test: skipped {root}/images/empty.jpg: ValueError: 0 bytes' in printed
 
 
+@pytest.mark.slow
 def test_mask_rcnn(call, tmp_path):
     check_detection(call, ROOT / 'configs/demo/mask-rcnn_dat_scenes.py', tmp_path / 'data', tmp_path / 'work',
                     'model.test_cfg.rcnn.max_per_img=5', with_masks=True)
 
 
-@pytest.mark.slow
 def test_retinanet(call, tmp_path):
     check_detection(call, ROOT / 'configs/demo/retinanet_biformer_scenes.py', tmp_path / 'data', tmp_path / 'work',
                     with_masks=False)

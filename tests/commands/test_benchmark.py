@@ -29,6 +29,7 @@ def test_a_layer_measured_in_every_way_it_can_be(run):
     assert 'difference' not in table['no-bias']
 
 
+@pytest.mark.slow
 def test_a_backbone_as_a_table(run):
     done = run(TOOL, 'dat_pp', '--arch', 'tiny', '--size', 64, 97, *FEW)
     lines = done.stdout.splitlines()
@@ -38,6 +39,7 @@ def test_a_backbone_as_a_table(run):
     assert all(line.count('|') == lines[1].count('|') for line in lines[2:])
 
 
+@pytest.mark.slow
 def test_routing_attention_beside_its_formula(run):
     done = run(TOOL, 'biformer', '--layer', '--dim', 16, '--heads', 2, '--windows', 3, '--topk', 2, '--size', 8, 11,
                '--train', '--json', *FEW)

@@ -47,6 +47,7 @@ def assert_same_training(one, other):
     assert miou == pytest.approx(other_miou, abs=0.01)
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_test_as_one_does(run, data, tmp_path):
     options = ['--cfg-options', *OPTIONS, *loader_options(data)]
     run('tools/train.py', CONFIG, '--work-dir', tmp_path / 'one', *options,
