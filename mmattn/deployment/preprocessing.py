@@ -10,6 +10,7 @@ from mmattn.deployment.description import Padding, Preprocessing, Resize
 from mmattn.errors import UsageError
 
 CHANNELS = 3
+TURNED = '_channel_conversion', 'channel_conversion'      # attributes for the order of the channels; mmseg 1.2's last
 
 
 def as_tested(cfg: Config, preprocessor: Any) -> Preprocessing:
@@ -31,8 +32,9 @@ def as_tested(cfg: Config, preprocessor: Any) -> Preprocessing:
         elif not name.startswith(('Load', 'Pack')) or step.get('color_type', 'color') != 'color':
             others.append(name)
     normalises = getattr(preprocessor, '_enable_normalize', False)
+    turned = any(getattr(preprocessor, name, False) for name in TURNED)
     return Preprocessing(
-        resize, pad_pixels, 'RGB' if getattr(preprocessor, '_channel_conversion', False) else 'BGR',
+        resize, pad_pixels, 'RGB' if turned else 'BGR',
         channels(preprocessor.mean) if normalises else (0.0,) * CHANNELS,
         channels(preprocessor.std) if normalises else (1.0,) * CHANNELS, padding_after(preprocessor), tuple(others))
 
