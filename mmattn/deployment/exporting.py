@@ -28,6 +28,7 @@ from mmattn.errors import UsageError, some
 from mmattn.inference.inferencer import Inferencer
 
 INPUT = 'image'
+MORE = 32           # pixels by which a side is longer where the maps of all strides are to be
 LEAST = 256         # of a free side: the last of four stages has more than one window of 7 then
 MEANINGS = dict(boxes='x1, y1, x2, y2 in pixels of the input; for those of the image, times its width / the width that '
                       'it was resized to, and the same with heights; zeros behind the last detection',
@@ -216,19 +217,21 @@ def reason(error: BaseException) -> str:
 def culprit(net: Any, image: Tensor, free: Padding | None) -> str:
     """The innermost layer that cannot be exported by itself, as 'address (class)'; '' where every one can."""
     inputs = inputs_of(net, image)
-    others = inputs_of(net, nn.functional.pad(image, (0, free.divisor, 0, free.divisor))) if free else inputs
+    more = free and max(free.divisor, MORE)
+    others = inputs_of(net, nn.functional.pad(image, (0, more, 0, more))) if more else inputs
     found, layers = '', dict(net.named_modules())
     for address, x in inputs.items():       # from the outside in: a layer follows the one that holds it
-        sides = [i for i, pair in enumerate(zip(x.shape, others[address].shape)) if len(set(pair)) > 1]
-        if address.startswith(found) and not exports(layers[address], x, sides):
-            found = address + '.'
-        elif found and not address.startswith(found):
+        if found and not address.startswith(found):
             break
+        sides = [i for i, pair in enumerate(zip(x.shape, others.get(address, x).shape)) if len(set(pair)) > 1]
+        if not exports(layers[address], x, sides):
+            found = address + '.'
     return f'{found[:-1]} ({type(layers[found[:-1]]).__name__})' if found else ''
 
 
 def inputs_of(net: Any, image: Tensor) -> dict[str, Tensor]:
-    """What each layer below the heads of a model gets for an image, of those that get one tensor, in their order."""
+    """What each layer below the heads of a model gets for an image, of those that get one tensor, in their order. It
+    ends with a layer that fails."""
     inputs: dict[str, Tensor] = {}
 
     def note(address: str) -> Any:
@@ -241,6 +244,8 @@ def inputs_of(net: Any, image: Tensor) -> dict[str, Tensor]:
         features = net.extract_feat(image)
         if hasattr(net, 'bbox_head'):
             net.bbox_head(features)
+    except RuntimeError:
+        pass
     finally:
         for handle in handles:
             handle.remove()
