@@ -29,7 +29,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropo
         return (q @ k.mT + (0 if bias is None else bias)).softmax(-1) @ v
     # PyTorch falls back to a slow path that holds all weights unless the channels of a token lie side by side.
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
+    # What ONNX has for it lays heads out otherwise, and a view of a size that is a symbol would no longer be one.
+    return out.contiguous() if are_symbols(q.shape) else out
 
 
 def attention_in_blocks(q: Tensor, k: Tensor, v: Tensor, bias: Callable[[slice], Tensor], dropout: float = 0.0, *,
