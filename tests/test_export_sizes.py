@@ -77,7 +77,7 @@ def dat_pp():
 
 def pyramid():
     return AttentionPyramid([dict(type='DeformableAttention'), dict(type='NeighborhoodAttention', kernel_size=3)],
-                            (8, 16), depths=(2, 1))
+                            (8, 16), depths=(2, 1), out_indices=(0, 1))
 
 
 @pytest.mark.slow

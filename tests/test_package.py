@@ -107,7 +107,8 @@ print(type(model).__module__, type(model).__name__)
 
 
 @pytest.mark.parametrize('config', [
-    'configs/dat/mask-rcnn_dat-t_fpn_1x_coco.py', 'configs/biformer/biformer-s_fpn_8xb4-80k_ade20k-512x512.py'])
+    pytest.param('configs/dat/mask-rcnn_dat-t_fpn_1x_coco.py', marks=pytest.mark.slow),
+    'configs/biformer/biformer-s_fpn_8xb4-80k_ade20k-512x512.py'])
 def test_a_config_is_read_and_built_without_an_import(run, config, tmp_path):
     code = f'''
 import torch
