@@ -35,13 +35,13 @@ def find_config(config: str | os.PathLike[str]) -> str:
     Raises:
         UsageError: there is none. The message names those with the most similar names.
     """
-    given, files = str(config), config_files()
-    ours = CONFIGS / given.removeprefix('mmattn::')
-    for path in (Path(given), ours if given.startswith('mmattn::') else files.get(given)):
-        if path and path.is_file():
-            return str(path)
-    if '::' in given and not given.startswith('mmattn::'):
+    given = str(config)
+    if Path(given).is_file() or ('::' in given and not given.startswith('mmattn::')):
         return given
+    files, ours = config_files(), CONFIGS / given.removeprefix('mmattn::')
+    path = ours if given.startswith('mmattn::') else files.get(given)
+    if path and path.is_file():
+        return str(path)
     near = get_close_matches(ours.stem, files, cutoff=0.8)
     hint = f"; configs of the package with such a name: {', '.join(near)}" if near else ''
     raise UsageError(f'config not found: {given if "::" in given else Path(given).absolute()}{hint}')
@@ -130,6 +130,11 @@ def datasets_below(node: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any
                 yield from datasets_below(one, f'{key}.{name}.{i}')
     if not wrapped:
         yield key, node
+
+
+def datasets_with_pipeline(cfg: Mapping[str, Any], split: str) -> list[Any]:
+    """The data sets of a split that say how their images are prepared."""
+    return [node for _, node in datasets_below(cfg.get(f'{split}_dataloader') or {}, '') if node.get('pipeline')]
 
 
 def evaluators(cfg: Mapping[str, Any], split: str) -> list[Any]:

@@ -114,11 +114,11 @@ def mend_config_lookup() -> None:
     from mmengine.config import Config
     from mmengine.config.utils import MODULE2PACKAGE
     from mmengine.utils import is_installed
+    if Config._get_cfg_path.__module__ == __name__:     # done before
+        return
     for module in ('mmattn', 'mmdet', 'mmseg'):
         if not is_installed(MODULE2PACKAGE.setdefault(module, module)):
             MODULE2PACKAGE[module] = module
-    if Config._get_cfg_path.__module__ == __name__:
-        return
     look_up, read = Config._get_cfg_path, Config.fromfile
 
     def without_our_scope(cfg_path: str, filename: str) -> tuple[str, str | None]:

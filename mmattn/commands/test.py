@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from mmattn.checkpoint.files import check_file
 from mmattn.commands.options import add_runner, runner_config
-from mmattn.config import datasets_below, evaluators, is_segmentation
+from mmattn.config import datasets_with_pipeline, evaluators, is_segmentation
 from mmattn.datasets.checking import check_annotations, check_paths
 from mmattn.datasets.skipping import leave_out
 from mmattn.deployment.evaluating import put_in
@@ -83,7 +83,7 @@ def draw_into(cfg: Config, folder: str) -> None:
 def augment(cfg: Config) -> None:
     """Test every image several times, and merge what is predicted: as the config says in tta_model and tta_pipeline, or
     for a detector that does not say, as it is and flipped."""
-    datasets = [node for _, node in datasets_below(cfg.test_dataloader, '') if node.get('pipeline')]
+    datasets = datasets_with_pipeline(cfg, 'test')
     if not is_segmentation(cfg) and 'tta_model' not in cfg:
         if (cfg.model.get('roi_head') or {}).get('mask_head'):
             raise UsageError('--tta: mmdet merges boxes only, and this model predicts masks')

@@ -1,8 +1,6 @@
 """Writing an ONNX file: the graph recorded, described, checked against eager mode, and only then kept."""
 import hashlib
-import logging
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from torch.export import Dim
 
 from mmattn import __version__
 from mmattn.config import is_segmentation
+from mmattn.datasets.batch import quiet
 from mmattn.datasets.scenes import scene
 from mmattn.deployment.checking import Difference, differences, of_numbers
 from mmattn.deployment.description import Description, Padding, Preprocessing
@@ -37,7 +36,6 @@ MEANINGS = dict(boxes='x1, y1, x2, y2 in pixels of the input; for those of the i
 RAW = dict(boxes='x1, y1, x2, y2 in pixels of the input, before suppression',
            scores='of each class, before thresholds and suppression')
 MAPS = dict(labels='index of the class of each pixel of the input', logits='of each class at each pixel of the input')
-NOISY = ('torch.onnx', 'torch.export', 'onnxscript', 'onnx_ir')      # loggers of the exporter
 
 
 class Model(NamedTuple):
@@ -260,22 +258,6 @@ def exports(layer: nn.Module, x: Tensor, sides: Sequence[int]) -> bool:
     except Exception:       # of many classes
         return False
     return True
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the exporter from talking about packages it does not need and about itself."""
-    loggers = [logging.getLogger(name) for name in NOISY]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        for logger, level in zip(loggers, levels):
-            logger.setLevel(level)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmattn.config import datasets_below, named
+from mmattn.config import datasets_with_pipeline, named
 from mmattn.deployment.description import Padding, Preprocessing, Resize
 from mmattn.errors import UsageError
 
@@ -45,9 +45,8 @@ def pipeline_of(cfg: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     Raises:
         UsageError: the config has none.
     """
-    for _, node in datasets_below(cfg.get('test_dataloader') or {}, ''):
-        if node.get('pipeline'):
-            return node['pipeline']
+    for node in datasets_with_pipeline(cfg, 'test'):
+        return node['pipeline']
     raise UsageError('the config has no test_dataloader with a pipeline, which says how images are prepared')
 
 

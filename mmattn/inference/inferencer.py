@@ -19,7 +19,14 @@ from mmengine.registry import DATASETS, DefaultScope
 from numpy.typing import NDArray
 
 from mmattn.checks import check_at_least
-from mmattn.config import check_scope, datasets_below, is_segmentation, named, read_config
+from mmattn.config import (
+    check_scope,
+    datasets_below,
+    datasets_with_pipeline,
+    is_segmentation,
+    named,
+    read_config,
+)
 from mmattn.datasets.checking import check_paths
 from mmattn.datasets.loading import LoadOrSkip, reason
 from mmattn.engine.building import config_errors, load_model
@@ -97,7 +104,7 @@ class Inferencer:
         self.cfg = cfg
         self.name = Path(cfg.filename).stem if cfg.filename else 'model'
         self.is_segmentation = is_segmentation(cfg)
-        nodes = [node for _, node in datasets_below(cfg.get('test_dataloader') or {}, '') if node.get('pipeline')]
+        nodes = datasets_with_pipeline(cfg, 'test')
         if not nodes:
             raise UsageError(f'{self.name}: test_dataloader has no pipeline, by which images are read and resized')
         self.settings = nodes[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 import json
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import cv2
 import numpy as np
@@ -15,6 +15,9 @@ from mmattn.errors import UsageError
 from mmattn.inference.classes import Classes
 from mmattn.inference.media import Image, Source, frame_rate
 from mmattn.inference.results import Detections, Prediction, Segmentation
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 DIGITS = 6          # of boxes and scores
 WRITTEN = ('.png', '.jpg', '.jpeg')         # pictures that keep their suffix
@@ -92,7 +95,20 @@ class ListFile:
         self._file.close()
 
 
-class DetectionWriter:
+class Writer:
+    """What writes a growing file while it is entered."""
+
+    _file: ListFile
+
+    def __enter__(self) -> Self:
+        self._file.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._file.__exit__(*error)
+
+
+class DetectionWriter(Writer):
     """All that a detector found, as COCO has it: `pycocotools.coco.COCO` opens the file, and its `loadRes` takes the
     annotations. Categories are numbered from 1 in the order of the classes.
 
@@ -105,13 +121,6 @@ class DetectionWriter:
         categories = [dict(id=i, name=name) for i, name in enumerate(known.names, 1)]
         self._file = ListFile(folder / 'predictions.json', dict(categories=categories), 'annotations')
         self._images: list[Any] = self._file.later.setdefault('images', [])
-
-    def __enter__(self) -> DetectionWriter:
-        self._file.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._file.__exit__(*error)
 
     def add(self, found: Prediction) -> None:
         """Write what was found in an image."""
@@ -130,7 +139,7 @@ class DetectionWriter:
             self._file.add(item)
 
 
-class SegmentationWriter:
+class SegmentationWriter(Writer):
     """The label maps of a segmentor, as PNG files, and how large the areas of the classes are.
 
     Args:
@@ -144,13 +153,6 @@ class SegmentationWriter:
         classes = [dict(index=i, name=name, color=list(color))
                    for i, (name, color) in enumerate(zip(known.names, known.palette))]
         self._file = ListFile(folder / 'predictions.json', dict(classes=classes), 'images')
-
-    def __enter__(self) -> SegmentationWriter:
-        self._file.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._file.__exit__(*error)
 
     def add(self, found: Prediction) -> None:
         """Write the label map of an image, and its areas."""
