@@ -1,5 +1,6 @@
 import json
 import re
+import statistics
 from argparse import ArgumentParser
 
 import pytest
@@ -19,13 +20,15 @@ def test_two_attentions_make_a_table_and_a_plot_and_finished_ones_stay(run, data
     command = 'tools/ablate.py', 'deformable', 'bi-level-routing', *options
     run(*command)
     rows = [line.split(' | ') for line in (tmp_path / 'table.md').read_text().splitlines() if line.startswith('| ')]
-    assert [row[0] for row in rows[:2]] == ['| attention', '| ---']
+    assert [row[0] for row in rows[:2]] == ['| network', '| ---']
     assert {row[0] for row in rows[2:]} == {'| deformable', '| bi-level-routing'}
     for row in rows[2:]:
         assert all(re.fullmatch(r'[\d.]+', cell.strip(' |')) for cell in row[1:])
     assert (tmp_path / 'plot.png').stat().st_size > 10_000
-    result = tmp_path / 'deformable_1/result.json'
-    result.write_text(json.dumps({**json.loads(result.read_text()), 'mIoU': 99.9}))
+    result = tmp_path / 'deformable_1/seed_0/result.json'
+    content = json.loads(result.read_text())
+    content['figures']['mIoU'] = 99.9
+    result.write_text(json.dumps(content))
     done = run(*command)
     assert 'Iter(train)' not in done.stdout
     assert '| deformable | 99.9 |' in done.stdout
@@ -44,6 +47,7 @@ def test_configs_of_a_user_beside_the_built_in_ones(data, tmp_path):
     assert [row.name for row in rows] == ['same', 'other']
     assert [row.note for row in rows] == ['', 'other: data and recipe of its own']
     assert [row.config for row in rows] == [same, other]
+    assert rows[0].training(3) == rows[0].folder / 'seed_3'
     assert rows[0].folder != rows[1].folder
     same.write_text(same.read_text() + "randomness = dict(seed=1)\n")         # another config, another training
     assert ablate.own(same, tmp_path / 'work', ablate.network(args)).folder != rows[0].folder
@@ -57,15 +61,22 @@ def test_a_config_of_a_user_makes_a_row(run, data, tmp_path):
     for split in ('train', 'val', 'test'):
         text += f"{split}_dataloader = dict(dataset=dict(data_root={str(data)!r}))\n"
     mine.write_text(text)
-    done = run('tools/ablate.py', '--config', mine, '--work-dir', tmp_path / 'work')
-    assert 'mine: data and recipe of its own' in done.stdout
+    done = run('tools/ablate.py', '--config', mine, '--work-dir', tmp_path / 'work', '--seeds', 1, 2)
     assert '| mine | ' in done.stdout
     assert 'UperNet, 600 steps' not in done.stdout
+    both = [json.loads(file.read_text())['figures']['mIoU'] for file in
+            sorted(tmp_path.glob('work/mine_*/*/result.json'))]
+    mean, spread = statistics.fmean(both), statistics.stdev(both)
+    assert f'| {mean:.1f} ± {spread:.1f} | {both[0]:.1f}, {both[1]:.1f} |' in done.stdout
+    logs = [(file / 'scalars.json').read_text() for file in tmp_path.glob('work/mine_*/seed_*/*/vis_data')]
+    assert len(set(logs)) == 2          # the seeds make a difference
 
 
 @pytest.mark.parametrize(('args', 'message'), [
     ((), 'error: nothing to compare; name an attention, all, or a --config'),
-    (('--config', 'configs/demo/retinanet_biformer_scenes.py'), 'error: --config configs/demo/retinanet_biformer_sce'),
+    (('deformable', '--config', 'retinanet_biformer_scenes', '--data', 'configs'),
+     'error: --config retinanet_biformer_scenes is of mmdet, and what it is to stand beside of mmseg: AP'),
+    (('--config', 'retinanet_biformer_scenes', 'upernet_dat_scenes'), 'error: --config upernet_dat_scenes is of mmseg'),
     (('--config', '/none.py'), 'error: config not found: /none.py'),
     (('convolution',), 'error: convolution: no such config in configs/ablation; choose from bi-level-routing, '),
     (('deformable', '--data', '/nowhere'), 'error: no scenes in /nowhere; draw them: python -m mmattn.datasets.scenes'),
