@@ -10,6 +10,7 @@ from mmattn.config import advice
 from mmattn.errors import UsageError
 
 COMMANDS = {
+    'init-config': 'write a short config for data of your own',
     'train': 'train a detector or a segmentor',
     'test': 'test one: COCO AP or mIoU',
     'predict': 'predict for images, folders and videos',

@@ -17,8 +17,9 @@ from mmattn.checkpoint.loading import compare_as_loaded
 from mmattn.checkpoint.reading import state_dict_of
 from mmattn.config import named, registered
 from mmattn.engine.checkpointing import check_resumable, saved_checkpoints
-from mmattn.errors import UsageError
+from mmattn.errors import UsageError, some
 
+NAMED = 20          # modules in a line
 WARM_UPS = 'LinearLR', 'ConstantLR'
 
 
@@ -181,7 +182,8 @@ def taken_from(path: str, model: Any) -> str:
     if not found.taken:
         raise UsageError(f"load_from={path!r}: {found}. The file of a classifier is for the backbone: "
                          "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=…)")
-    return f'load_from={path!r}: {found}'
+    modules = dict.fromkeys(name.rpartition('.')[0] for name in (*found.other_shape, *found.missing))
+    return f'load_from={path!r}: {found}' + f'; start anew: {some(modules, NAMED)}' * bool(modules)
 
 
 def instead(cfg: Config, path: str | os.PathLike[str]) -> str:
