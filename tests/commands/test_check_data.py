@@ -291,7 +291,7 @@ def test_other_libraries_and_formats_are_usage_errors(check, tmp_path):
 
 @pytest.fixture
 def page(scenes_root, tmp_path, monkeypatch):
-    """The configs of docs/data.md where it says, beside the data that they name."""
+    """The configs of docs/data.md, in Python, where it says, beside the data that they name."""
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     shutil.copytree(scenes_root, tmp_path / 'data/shapes')
     text = (ROOT / 'docs/data.md').read_text()
@@ -304,7 +304,7 @@ def page(scenes_root, tmp_path, monkeypatch):
 
 
 def test_the_configs_of_the_page_have_no_problems(page):
-    assert len(page) == 4
+    assert len(page) == 1
     for name in page:
         lines = [str(finding) for finding in check_config(Config.fromfile(name), 'batch.png')]
         assert not [line for line in lines if line.startswith(('problem', 'warning', 'no batch'))], (name, lines)

@@ -1,6 +1,9 @@
 """A config for data of one's own, from the folder to the figures of a test."""
 import pytest
 
+from mmattn.config import read_config
+from mmattn.datasets.checking import check
+from mmattn.datasets.scenes import CLASSES
 from tests.conftest import loader_options
 from tests.datasets.test_voc import write as write_voc
 
@@ -28,6 +31,20 @@ def test_it_says_what_it_found_and_what_it_wrote(run_here, scenes, tmp_path):
                                'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False')
     assert status == 0, said
     assert '0 problem(s)' in said
+
+
+@pytest.mark.parametrize(('base', 'more'), [
+    ('mask-rcnn_dat-t_fpn_1x_coco', ()),
+    ('dat-t_upernet_8xb2-160k_ade20k-512x512', ('--classes', 'background', *CLASSES, '--ignore', 0)),
+    ('dat-t_upernet_8xb2-160k_ade20k-512x512', ('--classes', 'nothing', 'background', *CLASSES))])
+def test_what_it_writes_has_no_problems(run_here, scenes, tmp_path, base, more):
+    out = tmp_path / 'mine.py'
+    started(run_here, base, '--data', scenes, '--out', out, *more)
+    found = check(read_config(out, dict([option.split('=') for option in loader_options(scenes) if 'num_w' in option])),
+                  tmp_path / 'batch.png')
+    lines = [str(finding) for finding in found]
+    assert not [line for line in lines if line.startswith('problem')]
+    assert any(line.startswith('batch: 2 from ') for line in lines)
 
 
 @pytest.mark.parametrize(('args', 'message'), [
