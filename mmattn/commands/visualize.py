@@ -63,7 +63,7 @@ def run(args: Namespace) -> None:
         if args.ground_truth:
             batches[0] = models[0].annotated(path)
         sample = batches[0]['data_samples'][0] if args.ground_truth else models[0].run(batches[0])[0]
-        found = Found(sample, models[0].classes, args.ground_truth, args.score)
+        found = Found(sample, models[0].classes, args.ground_truth, args.score, models[0].palette)
         queries = args.query or [found.middle(image.shape[:2])]
         records = attention(models, batches, queries, args.layer)
         grid = write(list(panels(image, found, records, choice)), image.shape[:2], out / Path(path).stem)

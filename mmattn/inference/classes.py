@@ -1,6 +1,5 @@
 """The names and colours of the classes that a model predicts."""
-import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +7,7 @@ from mmengine.config import Config
 
 from mmattn.config import dataset_class, is_segmentation
 from mmattn.datasets.checking import heads
-
-Color = tuple[int, int, int]        # RGB, 0 to 255
-TURN = 0.618034         # of the colour wheel from one class to the next: the golden section never comes near itself
+from mmattn.visualization.colors import Color, palette_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ def find_classes(cfg: Config, settings: Mapping[str, Any], saved: Mapping[str, A
     wrong = [f'the {origin} names {len(names)}' for origin, _, names in told if count not in (None, len(names))]
     complaint = f'the model has {count} classes, and {" and ".join(wrong)}' if wrong else ''
     meta, names = fitting or ({}, tuple(f'class {i}' for i in range(count or 0)))
-    return Classes(names, _palette(meta.get('palette'), len(names))), complaint and (
+    return Classes(names, palette_of(meta.get('palette'), len(names))), complaint and (
         complaint + ('; taking names that fit' if fitting else '; calling them by their numbers'))
 
 
@@ -57,16 +54,3 @@ def head_classes(cfg: Config) -> int | None:
 def _names(meta: Mapping[str, Any]) -> tuple[str, ...]:
     names = meta.get('classes') or ()
     return (names,) if isinstance(names, str) else tuple(map(str, names))
-
-
-def _palette(said: Any, count: int) -> tuple[Color, ...]:
-    """The colours that a data set has, if it has enough, or others that differ."""
-    if isinstance(said, Sequence) and not isinstance(said, str) and len(said) >= count:
-        return tuple((int(r), int(g), int(b)) for r, g, b in said[:count])
-    return tuple(_color(i) for i in range(count))
-
-
-def _color(i: int) -> Color:
-    rgb = colorsys.hsv_to_rgb(0.02 + i * TURN % 1, (0.85, 0.65)[i // 7 % 2], (0.95, 0.75)[i // 14 % 2])
-    r, g, b = (round(255 * part) for part in rgb)
-    return r, g, b

@@ -145,7 +145,7 @@ def draw_attention(path: Path, model: Inferencer, picture: Picture, sample: Any,
         UsageError: the model cuts its input into pieces, of which no picture can be made.
     """
     size = picture.image.shape[:2]
-    found = Found(sample, model.classes, score_thr=score)
+    found = Found(sample, model.classes, score_thr=score, palette=model.palette)
     try:
         with record_attention(model.net, [found.middle(size)]) as records:
             model.run(model.batch([picture.image]))

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
@@ -14,13 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmattn.errors import ArgumentError
+from mmattn.visualization.colors import Color, palette_of
 from mmattn.visualization.recording import Query, Record
 
 STAGES = ('#4cc9f0', '#80ed99', '#ffd60a', '#ff4d6d')       # colour of the points of each stage
 HEAT = 'plasma'
-tab20 = colormaps['tab20']
 QUERY = '#00ff5f'
 OUTLINED = [withStroke(linewidth=2, foreground='black')]
+EDGED = [withStroke(linewidth=2.2, foreground='black')]
+TEXT = 0.03         # height of a text, of that of an image
 
 
 def new_figure(rows: int, columns: int, size: Sequence[int], width: float = 6.0) -> tuple[Figure, NDArray[Any]]:
@@ -48,7 +49,7 @@ def show_image(axis: Axes, image: NDArray[np.uint8], title: str = '', dim: float
 
 
 def draw_instances(axis: Axes, boxes: Tensor, labels: Tensor, classes: Sequence[str], scores: Tensor | None = None,
-                   masks: NDArray[np.bool_] | None = None) -> None:
+                   masks: NDArray[np.bool_] | None = None, palette: Sequence[Color] | None = None) -> None:
     """Boxes with the names of their classes, and masks.
 
     Args:
@@ -58,29 +59,36 @@ def draw_instances(axis: Axes, boxes: Tensor, labels: Tensor, classes: Sequence[
         classes: their names.
         scores: (N,).
         masks: (N, H, W) bool.
+        palette: (r, g, b) of each class; None for colours that differ.
     """
+    colors = np.array(palette_of(palette, len(classes))) / 255
     for i, (left, top, right, bottom) in enumerate(boxes.tolist()):
-        color = np.array(tab20(int(labels[i]) % 20))
+        color = colors[int(labels[i])]
         if masks is not None:
             _cover(axis, masks[i], color)
-        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=color, linewidth=1.2))
+        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=color, linewidth=1.4,
+                                 path_effects=EDGED))
         name = classes[int(labels[i])] + ('' if scores is None else f' {scores[i]:.2f}')
-        axis.text(left, top, name, color='white', fontsize=7, va='bottom', path_effects=OUTLINED, clip_on=True)
+        above = top > TEXT * axis.get_ylim()[0]         # or else below the edge of the image, inside of the box
+        axis.text(left, top, name, color='white', fontsize=7, va='bottom' if above else 'top', path_effects=OUTLINED,
+                  clip_on=True)
 
 
 def draw_label_map(axis: Axes, label_map: NDArray[np.int64], classes: Sequence[str],
-                   least: float = 0.005) -> None:
+                   palette: Sequence[Color] | None = None, least: float = 0.005) -> None:
     """The classes of a semantic segmentation, with the names of those that cover enough.
 
     Args:
         axis: with the image.
         label_map: (H, W) numbers of classes; others are left out.
         classes: their names.
+        palette: (r, g, b) of each class; None for colours that differ.
         least: share of the image from which on a class is named.
     """
+    colors = np.array(palette_of(palette, len(classes))) / 255
     for i in np.unique(label_map[label_map < len(classes)]):
         mask = label_map == i
-        _cover(axis, mask, np.array(tab20(i % 20)))
+        _cover(axis, mask, colors[i])
         if mask.mean() >= least:
             rows, columns = mask.nonzero()
             middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
@@ -90,7 +98,7 @@ def draw_label_map(axis: Axes, label_map: NDArray[np.int64], classes: Sequence[s
 
 def _cover(axis: Axes, mask: NDArray[np.bool_], color: NDArray[np.float64]) -> None:
     height, width = mask.shape
-    axis.imshow(mask[..., None] * np.append(color[:3], 0.45), extent=(0, width, height, 0))
+    axis.imshow(mask[..., None] * np.append(color, 0.45), extent=(0, width, height, 0))
     axis.contour(np.pad(mask, 1), [0.5], colors=[color], linewidths=0.8, extent=(-0.5, width + 0.5, -0.5, height + 0.5))
 
 

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,8 @@ class AttentionVisualizationHook(Hook):
         records, self._records = self._records, None
         path = outputs[0].img_path
         image = np.asarray(cv2.imread(path))[..., ::-1]
-        found = Found(outputs[0], classes_of(dataset), score_thr=self.score_thr)
+        meta = meta_of(dataset)
+        found = Found(outputs[0], meta['classes'], score_thr=self.score_thr, palette=meta.get('palette'))
         figure = draw_grid(list(panels(image, found, {'model': records}, self.choice)), image.shape[:2])
         runner.visualizer.add_image(f'attention_{Path(path).stem}', pixels(figure), step=runner.iter)
 
@@ -113,12 +114,12 @@ def validation_number(runner: Runner) -> int:
     return -(-done // getattr(loop, 'val_interval', 1))
 
 
-def classes_of(dataset: Any) -> tuple[str, ...]:
-    """Names of the classes of a data set, or of the first that it is made of and that says."""
+def meta_of(dataset: Any) -> Mapping[str, Any]:
+    """Names of the classes of a data set, and its palette, or of the first that it is made of and that says."""
     while not hasattr(dataset, 'metainfo'):
         dataset = dataset.dataset if hasattr(dataset, 'dataset') else dataset.datasets[0]
     said = dataset.metainfo
-    return tuple((said[0] if isinstance(said, list) else said)['classes'])      # a list of mmdet's ConcatDataset
+    return said[0] if isinstance(said, list) else said      # a list of mmdet's ConcatDataset
 
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
+from mmattn.visualization.colors import Color
+
 Image = NDArray[np.uint8]
-Color = tuple[int, int, int]
 Box = tuple[int, int, int, int]     # left, top, right, bottom
 
 OPACITY = 0.5           # of masks

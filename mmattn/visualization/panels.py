@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmattn.visualization import drawing
+from mmattn.visualization.colors import Color
 from mmattn.visualization.recording import Record
 
 COLUMNS = 3         # of a grid
@@ -37,11 +38,13 @@ class Found:
         classes: names of the classes.
         ground_truth: whether the ground truth counts, or the predictions.
         score_thr: lowest score of a detection that is drawn.
+        palette: (r, g, b) of each class; None for colours that differ.
     """
     sample: Any
     classes: Sequence[str]
     ground_truth: bool = False
     score_thr: float = 0.3
+    palette: Sequence[Color] | None = None
 
     @property
     def title(self) -> str:
@@ -67,10 +70,11 @@ class Found:
     def draw(self, axis: Axes) -> None:
         """Boxes, masks, names of classes."""
         if self.label_map is not None:
-            drawing.draw_label_map(axis, self.label_map, self.classes)
+            drawing.draw_label_map(axis, self.label_map, self.classes, self.palette)
         else:
             found = self.instances
-            drawing.draw_instances(axis, found.boxes, found.labels, self.classes, found.scores, found.masks)
+            drawing.draw_instances(axis, found.boxes, found.labels, self.classes, found.scores, found.masks,
+                                   self.palette)
 
     def middle(self, size: Sequence[int]) -> tuple[float, float]:
         """(x, y) as far inside as possible of the first instance, or of the second most frequent class; of an image of

@@ -123,6 +123,11 @@ def test_boxes_masks_and_label_maps(axis):
     boxes, labels, scores = torch.tensor([[30, 10, 50, 20]]), torch.tensor([1]), torch.tensor([0.5])
     drawing.draw_instances(axis, boxes, labels, ['a', 'b'], scores, masks)
     assert axis.texts[-1].get_text() == 'b 0.50'
+    assert axis.texts[-1].get_va() == 'bottom'
+    higher = boxes - torch.tensor([0, 10, 0, 10])
+    drawing.draw_instances(axis, higher, labels, ['a', 'b'], palette=[(1, 2, 3), (0, 51, 255)])
+    assert axis.texts[-1].get_va() == 'top'         # at the edge of the image, where it would be cut
+    assert axis.patches[-1].get_edgecolor() == (0, 0.2, 1, 1)
     drawing.draw_label_map(axis, np.where(masks[0], 1, 255), ['a', 'b'])
     assert axis.texts[-1].get_text() == 'b'
     assert 30 <= axis.texts[-1].get_position()[0] < 50

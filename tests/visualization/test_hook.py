@@ -16,7 +16,7 @@ from torch.utils import data
 
 from mmattn.errors import ArgumentError
 from mmattn.visualization import hook
-from mmattn.visualization.hook import AttentionVisualizationHook, classes_of, validation_number
+from mmattn.visualization.hook import AttentionVisualizationHook, meta_of, validation_number
 from tests.engine.conftest import Net, Numbers, build
 from tests.models import small_bi
 
@@ -161,10 +161,10 @@ def test_wrapped_data_sets_are_drawn(prepare, tmp_path, wrap):
 def test_names_of_the_classes_of_wrapped_data_sets():
     class Several(Numbers):
         metainfo = [{'classes': ('a',)}, {'classes': ('b',)}]
-    assert classes_of(Several()) == ('a',)
+    assert meta_of(Several())['classes'] == ('a',)
     images = Images('')
     for wrapper in (mmengine_dataset.RepeatDataset(images, 2), data.Subset(data.Subset(images, [0]), [0]), images):
-        assert classes_of(wrapper) == ('a', 'b')
+        assert meta_of(wrapper)['classes'] == ('a', 'b')
 
 
 @pytest.mark.parametrize(('options', 'message'), [

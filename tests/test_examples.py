@@ -1,0 +1,54 @@
+"""The examples on BCCD and CamVid: four networks of one size that differ in the backbone alone."""
+import pytest
+
+from mmattn.config import config_files, read_config
+from mmattn.datasets.checking import check
+from mmattn.engine.building import build_model
+from tests.conftest import ROOT
+from tests.steps import batch, train_once, without_gradient
+
+BACKBONES = 'dat', 'crossformer', 'biformer', 'swin'
+EXAMPLES = {'bccd': 'retinanet_{}_bccd', 'camvid': 'upernet_{}_camvid'}
+ONE_PROCESS = {f'{split}_dataloader.{key}': value for split in ('train', 'val', 'test')
+               for key, value in (('num_workers', 0), ('persistent_workers', False))}
+
+
+@pytest.mark.parametrize('name', EXAMPLES.values())
+def test_they_differ_in_the_backbone_alone_and_are_of_one_size(name):
+    configs = [read_config(name.format(backbone)) for backbone in BACKBONES]
+    sizes = [sum(p.numel() for p in build_model(cfg).backbone.parameters()) for cfg in configs]
+    print({backbone: f'{size / 1e6:.2f} M' for backbone, size in zip(BACKBONES, sizes)})
+    assert max(sizes) < 1.2 * min(sizes)
+    backbones = [cfg.model.pop('backbone') for cfg in configs]
+    assert len({one.type for one in backbones}) == 4
+    for cfg in configs:
+        for key, value in cfg.items():
+            assert key.startswith('small_') or value == configs[0][key], key
+
+
+@pytest.mark.parametrize('name', [name.format(backbone) for name in EXAMPLES.values() for backbone in BACKBONES])
+def test_a_step_leaves_no_parameter_without_gradient(name):
+    cfg = read_config(name)
+    model = build_model(cfg)
+    losses = train_once(model, batch(cfg.default_scope, with_masks=False), cfg.default_scope)
+    assert losses['loss'].isfinite()
+    assert without_gradient(model) == []
+
+
+@pytest.mark.parametrize('data', EXAMPLES)
+def test_the_data_has_no_problems(tmp_path, monkeypatch, data):
+    if not (ROOT / 'data' / data).is_dir():
+        pytest.skip(f'data/{data} is missing; docs/{data}.md says where it is from')
+    monkeypatch.chdir(ROOT)
+    cfg = read_config(EXAMPLES[data].format('dat'), ONE_PROCESS)
+    lines = [str(finding) for finding in check(cfg, tmp_path / 'batch.png', limit=4)]
+    assert not [line for line in lines if line.startswith('problem')]
+    assert any(line.startswith('batch: 8 from ') for line in lines)
+
+
+def test_their_pages_name_every_config():
+    for data, name in EXAMPLES.items():
+        text = (ROOT / f'docs/{data}.md').read_text()
+        for backbone in BACKBONES:
+            assert name.format(backbone) in config_files()
+            assert name.format(backbone) in text or name.format('*') in text
