@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mmattn.ops.dispatch import are_symbols
+from mmattn.ops.dispatch import are_symbols, is_traced
+
+PLAIN = torch.float32, torch.float64
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropout: float = 0.0,
@@ -27,6 +29,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, dropo
         bias = bias.to(q.dtype)
     if not q.numel():       # for which PyTorch gives the bias no gradient
         return (q @ k.mT + (0 if bias is None else bias)).softmax(-1) @ v
+    if bias is not None and bias.requires_grad and q.device.type == 'cpu' and q.dtype in PLAIN and not is_traced():
+        # PyTorch has no kernel there that gives a bias its gradient; its slow path also looks for rows without a key.
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        return F.dropout(((q * scale) @ k.mT + bias).softmax(-1), dropout) @ v
     # PyTorch falls back to a slow path that holds all weights unless the channels of a token lie side by side.
     q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
