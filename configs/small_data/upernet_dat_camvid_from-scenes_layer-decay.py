@@ -1,0 +1,3 @@
+# The same, and its layers learn the slower, the farther they are from the head.
+_base_ = 'upernet_dat_camvid_from-scenes.py'
+optim_wrapper = dict(constructor='mmattn.LayerDecayOptimizerConstructor', paramwise_cfg=dict(decay_rate=0.8))
