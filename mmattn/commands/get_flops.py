@@ -4,7 +4,8 @@ For one image in inference. A multiply-add counts once, as in the papers: those 
 the two products of attention, and four for each value that is sampled bilinearly. Norms, activations, softmax and
 interpolation do not count. Attention counts by its formula, whichever implementation would run. A two-stage detector
 has 1000 proposals in its box heads and 100 in its mask heads, RoIAlign not counted; an auxiliary head has parameters
-but nothing to do in inference.
+but nothing to do in inference. What lies behind the neck of a DETR, and the head of a Mask2Former, is called on random
+maps, and counts as one part.
 """
 from argparse import ArgumentParser, Namespace
 

@@ -10,6 +10,8 @@ from unittest.mock import patch
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -47,23 +49,22 @@ def count_model(cfg: Config, shape: tuple[int, int] | None = None) -> dict[str, 
         shape: (height, width) of the image; None takes the one that the papers count for.
 
     Returns:
-        the counts of 'backbone', 'neck' and the heads.
+        the counts of 'backbone', 'neck' and the heads; of a model of the DETR kind, those of all behind the neck are
+        one, 'transformer'.
 
     Raises:
         UsageError: the model is no detector or segmentor with a backbone.
     """
     shape = shape or SHAPES[cfg.default_scope]
-    with torch.device('meta'):
-        model = build_model(cfg).eval()
+    model = build_model(cfg).eval().requires_grad_(False)
     if not hasattr(model, 'backbone'):
         raise UsageError(f'{type(model).__name__} is not a model with a backbone, of which the parts could be counted')
     model.backbone.cut_padding = False      # there are no values that could show any
-    counts = {name: Count(sum(p.numel() for p in part.parameters())) for name, part in model.named_children()
-              if any(True for _ in part.parameters())}
+    counts = {name: Count(_parameters(part)) for name, part in model.named_children() if _parameters(part)}
+    rest = _name_of_rest(model)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        model.to_empty(device='cpu')
         x = torch.empty(1, 3, *shape)
-        for name in ('backbone', 'neck', 'rpn_head', 'bbox_head', 'decode_head'):
+        for name in ('backbone', 'neck', *(() if rest else ('rpn_head', 'bbox_head', 'decode_head'))):
             if getattr(model, name, None) is not None:
                 out, count = count_call(getattr(model, name), x)
                 counts[name] += count
@@ -71,7 +72,51 @@ def count_model(cfg: Config, shape: tuple[int, int] | None = None) -> dict[str, 
                     x = out
         for head, rois in _roi_heads(getattr(model, 'roi_head', None)):
             counts['roi_head'] += count_call(head, rois)[1]
+    if rest:
+        counts = {name: count for name, count in counts.items() if name in ('backbone', 'neck')}
+        parameters = _parameters(model) - sum(count.parameters for count in counts.values())
+        counts[rest] = Count(parameters) + _count_rest(model, cfg, shape, [tuple(one.shape) for one in x])
     return counts
+
+
+def _name_of_rest(model: nn.Module) -> str | None:
+    """What is to be called on values, because what it does depends on them or on the size of the image: all behind the
+    neck of a DETR and its kin, the head of a Mask2Former or MaskFormer; None where shapes suffice."""
+    if hasattr(model, 'forward_transformer'):
+        return 'transformer'
+    masks = (name for name in ('panoptic_head', 'decode_head') if hasattr(getattr(model, name, None), 'pixel_decoder'))
+    return next(masks, None)
+
+
+class _Rest(nn.Module):
+    """What `_name_of_rest` names, as a module that takes maps."""
+
+    def __init__(self, model: Any, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.model = model
+        self.samples = [BaseDataElement(metainfo=dict(img_shape=shape, batch_input_shape=shape))]
+
+    def forward(self, maps: tuple[Tensor, ...]) -> Any:
+        name = _name_of_rest(self.model)
+        if name == 'transformer':
+            return self.model.bbox_head(**self.model.forward_transformer(maps, self.samples))
+        return getattr(self.model, str(name))(maps, self.samples)
+
+
+def _count_rest(model: Any, cfg: Config, shape: tuple[int, int], sizes: list[tuple[int, ...]]) -> Count:
+    """Count what `_name_of_rest` names on random maps."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    scope = DefaultScope.overwrite_default_scope(cfg.default_scope)
+    torch.backends.mha.set_fastpath_enabled(False)      # whose products the counter does not know
+    try:
+        with torch.no_grad(), scope:
+            return count_call(_Rest(model, shape), tuple(torch.rand(size) for size in sizes))[1]
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _parameters(part: nn.Module) -> int:
+    return sum(p.numel() for p in part.parameters())
 
 
 def _roi_heads(roi_head: Any) -> Iterator[tuple[nn.Module, Tensor]]:

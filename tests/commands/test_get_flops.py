@@ -3,6 +3,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmattn.config import read_config
 from mmattn.engine.building import build_model
 from mmattn.layers import DeformableAttention, NeighborhoodAttention
 from mmattn.measuring.flops import count_call, count_model
@@ -56,6 +57,41 @@ def test_two_stages_have_1000_boxes_and_100_masks_in_every_head():
     mask = 100 * (4 * 9 * 256 ** 2 * 14 ** 2 + 4 * 256 ** 2 * 14 ** 2 + 80 * 256 * 28 ** 2)
     assert counts['roi_head'].total == 3 * (box + mask)
     assert list(counts) == ['backbone', 'neck', 'rpn_head', 'roi_head']
+
+
+def test_a_transformer_is_counted_layer_by_layer():
+    """Hand-computed for Deformable DETR with one layer of each kind."""
+    cfg = read_config('deformable-detr_crossformer-s_16xb2-50e_coco')
+    for part in (cfg.model.encoder, cfg.model.decoder):
+        part.num_layers = 1
+    cfg.model.num_queries = queries = 7
+    counts = count_model(cfg, (64, 96))
+    tokens, dims, hidden = 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2, 256, 1024
+    points = 8 * 4 * 4      # of a query: heads, levels, points of each
+    products = 2 * queries ** 2 * dims                                       # of the attention among queries
+    sampling = 4 * points * (dims // 8) * (tokens + queries)
+    encoder = tokens * (2 * dims ** 2 + 3 * points * dims + 2 * dims * hidden)
+    decoder = (queries * (4 * dims ** 2 + dims ** 2 + 3 * points * dims + 2 * dims * hidden + dims * 2)
+               + tokens * dims ** 2)
+    heads = queries * (dims * 80 + 2 * dims ** 2 + dims * 4)
+    assert list(counts) == ['backbone', 'neck', 'transformer']
+    assert counts['transformer'].sampling == sampling
+    assert counts['transformer'].total == encoder + decoder + heads + products + sampling
+    assert products <= counts['transformer'].attention < 0.1 * counts['transformer'].total
+
+
+@pytest.mark.parametrize(('name', 'part'), [
+    ('rtmdet-s_dat-t_8xb32-300e_coco', 'bbox_head'),        # shares parameters
+    ('mask2former_dat-t_8xb2-160k_ade20k-512x512', 'decode_head'),
+    pytest.param('mask2former_dat-t_8xb2-lsj-50e_coco', 'panoptic_head', marks=pytest.mark.slow)])
+def test_heads_that_share_parameters_or_ask_for_values(name, part):
+    cfg = read_config(name)
+    counts = count_model(cfg, (64, 96))
+    assert list(counts)[-1] == part
+    assert counts[part].total > 0
+    with torch.device('meta'):
+        model = build_model(cfg)
+    assert sum(count.parameters for count in counts.values()) == sum(p.numel() for p in model.parameters())
 
 
 def test_values_do_not_matter_only_shapes_do():
