@@ -1,5 +1,5 @@
 """The maps that a backbone gives beside those that the neck and the heads of a model read."""
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,8 +10,11 @@ from mmattn.errors import UsageError
 # Necks that want one map for each number of `in_channels`, by the class whose `forward` they have.
 ROOMS = 'mmdet.models.necks', 'mmseg.models.necks', 'mmattn.necks'
 PASSING = ('AttentionNeck',)        # gives the maps that it got
-NECKS = ('CrossScaleNeck', 'CSPNeXtPAFPN', 'FPN', 'FPN_CARAFE', 'FPN_DropBlock', 'JPU', 'MLANeck', 'MultiLevelNeck',
-         'PAFPN', 'YOLOXPAFPN', *PASSING)
+LENIENT = 'NASFCOS_FPN', 'NASFPN'   # leave out maps behind those
+NECKS = ('ChannelMapper', 'CrossScaleNeck', 'CSPNeXtPAFPN', 'FPG', 'FPN', 'FPN_CARAFE', 'FPN_DropBlock', 'HRFPN', 'JPU',
+         'MLANeck', 'MultiLevelNeck', 'PAFPN', 'YOLOXPAFPN', *LENIENT, *PASSING)
+# Parts of Mask2Former and MaskFormer that want the same.
+DECODERS = 'MSDeformAttnPixelDecoder', 'PixelDecoder', 'TransformerEncoderPixelDecoder'
 
 
 def check_levels(model: nn.Module) -> None:
@@ -63,17 +66,15 @@ def levels_read(key: str, part: Any) -> set[int] | None:
         levels = levels_of(neck)
         if levels is None or maps is None:
             return read
-        if len(neck.in_channels) != len(maps) or any(neck.in_channels[i] != maps[i] for i in levels):
-            raise UsageError(f'{key}{name}.in_channels={list(neck.in_channels)}, but {source} {of_channels(maps)}; '
-                             f'{type(neck).__name__} wants the channels of each map')
+        check_channels(f'{key}{name}', neck, maps, levels, source)
         if read is None and type(neck).__name__ not in PASSING:
             read = set(levels)
         maps, source = maps_of(neck, maps), f'the {type(neck).__name__} before it gives'
     if maps is None:
         return read
-    found = {index for name, head in heads(part) for index in indices_read(f'{key}{name}', head, maps, source)}
-    chosen = hasattr(getattr(part, 'decode_head', None), '_transform_inputs')
-    return found if read is None and chosen else read
+    found = {name: indices_read(f'{key}{name}', head, maps, source) for name, head in heads(part)}
+    known = 'decode_head' in found or 'panoptic_head' in found
+    return {index for indices in found.values() for index in indices} if read is None and known else read
 
 
 def necks(part: Any) -> list[tuple[str, Any]]:
@@ -89,7 +90,24 @@ def levels_of(neck: Any) -> Sequence[int] | None:
     owner = next(kind for kind in type(neck).__mro__ if 'forward' in vars(kind))
     if not owner.__module__.startswith(ROOMS) or owner.__name__ not in NECKS:
         return None
-    return range(getattr(neck, 'start_level', 0), getattr(neck, 'backbone_end_level', len(neck.in_channels)))
+    return range(getattr(neck, 'start_level', 0), getattr(neck, 'backbone_end_level', len(channels_wanted(neck))))
+
+
+def channels_wanted(part: Any) -> list[int]:
+    """The channels that a neck or a pixel decoder wants of each map, the largest map first."""
+    if hasattr(part, 'in_channels'):
+        return list(part.in_channels)
+    convs = part.convs if hasattr(part, 'convs') else [*reversed(part.lateral_convs), *reversed(part.input_convs)]
+    return [conv.in_channels for conv in convs]
+
+
+def check_channels(name: str, part: Any, maps: Sequence[int], levels: Iterable[int], source: str) -> None:
+    """Raise UsageError unless a part that wants the channels of each map has those of the levels that it reads."""
+    wanted = channels_wanted(part)
+    count = len(wanted) if type(part).__name__ in LENIENT else len(maps)
+    if len(wanted) != count or len(maps) < count or any(wanted[i] != maps[i] for i in levels):
+        raise UsageError(f'{name}.in_channels={wanted}, but {source} {of_channels(maps)}; {type(part).__name__} wants '
+                         'the channels of each map')
 
 
 def maps_of(neck: Any, maps: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -101,21 +119,25 @@ def maps_of(neck: Any, maps: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def heads(part: Any) -> Iterator[tuple[str, Any]]:
-    """The heads of a segmentor that choose maps as mmseg's do, with their names in the config."""
-    for name in ('decode_head', 'auxiliary_head'):
+    """The heads that choose maps as mmseg's do, or have a pixel decoder, with their names in the config."""
+    for name in ('decode_head', 'auxiliary_head', 'panoptic_head'):
         found = getattr(part, name, None)
         many = isinstance(found, nn.ModuleList)
         for i, head in enumerate(found if many else [found]):       # type: ignore[arg-type]
-            if hasattr(head, '_transform_inputs') and hasattr(head, 'in_index'):
+            chooses = hasattr(head, '_transform_inputs') and hasattr(head, 'in_index')
+            if chooses or type(getattr(head, 'pixel_decoder', None)).__name__ in DECODERS:
                 yield f'{name}.{i}' if many else name, head
 
 
 def indices_read(name: str, head: Any, maps: Sequence[int], source: str) -> list[int]:
-    """The maps that a head of mmseg reads, counted from 0.
+    """The maps that a head reads, counted from 0.
 
     Raises:
         UsageError: there are none such, or they have other channels.
     """
+    if hasattr(head, 'pixel_decoder'):
+        check_channels(name, head.pixel_decoder, maps, range(len(maps)), source)
+        return list(range(len(maps)))
     one = head.input_transform is None
     indices = [head.in_index] if one else list(head.in_index)
     channels = [maps[i] for i in indices if -len(maps) <= i < len(maps)]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmattn.config import read_config
 from mmattn.engine.building import build_model
 from mmattn.engine.levels import describe_unread
 from mmattn.errors import UsageError
@@ -65,6 +66,12 @@ def test_what_fits_is_built(library):
     ({}, [dict(type='FPN'), dict(type='mmattn.AttentionNeck', in_channels=[16] * 4, attention=LIST)],
      'model.neck.1.in_channels=[16, 16, 16, 16], but the FPN before it gives 5 maps of 16, 16, 16, 16, 16 channels'),
     ({}, dict(type='mmattn.CrossScaleNeck', in_channels=[8, 12, 16]), 'CrossScaleNeck wants'),
+    ({}, dict(type='HRFPN', in_channels=[8, 12, 16]), 'HRFPN wants'),
+    ({}, dict(type='NASFPN', in_channels=[8, 12, 17], stack_times=1), 'NASFPN wants'),
+    (dict(out_indices=(0, 1)), dict(type='NASFPN', in_channels=[8, 12, 16], stack_times=1), 'NASFPN wants'),
+    ({}, dict(type='ChannelMapper', in_channels=[12, 16, 24]), 'model.neck.in_channels=[12, 16, 24], but DAT with '
+     'out_indices=(0, 1, 2, 3) gives 4 maps of 8, 12, 16, 24 channels; ChannelMapper wants'),
+    (dict(out_indices=(1, 2, 3)), dict(type='ChannelMapper', in_channels=[12, 16, 32]), 'ChannelMapper wants'),
 ])
 def test_a_neck_of_mmdet(backbone, neck, message):
     cfg = config('mmdet', **backbone)
@@ -92,6 +99,38 @@ def test_a_head_of_mmseg(backbone, head, message):
     if cfg.model.decode_head.pool_scales is None:
         del cfg.model.decode_head['pool_scales']
     with pytest.raises(UsageError, match=re.escape(message)):
+        build_model(cfg)
+
+
+def with_pixel_decoder(library, kind, **backbone):
+    """The library's own Mask2Former or MaskFormer, small, with the small DAT."""
+    names = {('mmdet', 'Mask2Former'): 'mask2former/mask2former_r50_8xb2-lsj-50e_coco.py',
+             ('mmseg', 'Mask2Former'): 'mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py',
+             ('mmdet', 'MaskFormer'): 'maskformer/maskformer_r50_ms-16xb1-75e_coco.py',
+             ('mmseg', 'MaskFormer'): 'maskformer/maskformer_r50-d32_8xb2-160k_ade20k-512x512.py'}
+    cfg = read_config(f'{library}::{names[library, kind]}')
+    cfg.model.backbone = dict(type='mmattn.DAT', arch=SMALL, pretrain_img_size=64, **backbone)
+    cfg.model.pop('pretrained', None)
+    head = cfg.model.panoptic_head if library == 'mmdet' else cfg.model.decode_head
+    head.in_channels = [8, 12, 16, 24]
+    return cfg, head
+
+
+@pytest.mark.parametrize('library', ['mmdet', 'mmseg'])
+@pytest.mark.parametrize(('kind', 'decoder'), [('Mask2Former', 'MSDeformAttnPixelDecoder'),
+                                               ('MaskFormer', '(TransformerEncoder)?PixelDecoder')])
+def test_a_pixel_decoder(library, kind, decoder):
+    cfg, head = with_pixel_decoder(library, kind)
+    with torch.device('meta'):
+        assert describe_unread(build_model(cfg)) == []
+    head.in_channels = [8, 12, 16, 32]
+    name = 'panoptic_head' if library == 'mmdet' else 'decode_head'
+    with torch.device('meta'), pytest.raises(UsageError, match=re.escape(
+            f'model.{name}.in_channels=[8, 12, 16, 32], but DAT with out_indices=(0, 1, 2, 3) gives 4 maps of 8, 12, '
+            '16, 24 channels; ') + f'{decoder} wants the channels of each map'):
+        build_model(cfg)
+    cfg, _ = with_pixel_decoder(library, kind, out_indices=(1, 2, 3))
+    with torch.device('meta'), pytest.raises(UsageError, match='gives 3 maps of 12, 16, 24 channels'):
         build_model(cfg)
 
 
@@ -145,6 +184,8 @@ def test_backbones_of_others_are_left_alone():
     (dict(out_norm=(1, 2, 3)), dict(start_level=1), []),
     (dict(frozen_stages=1), dict(start_level=1), []),           # nothing wants a gradient
     (dict(out_norm=False), dict(start_level=1), []),
+    ({}, dict(type='NASFCOS_FPN'), ['model.backbone: no part reads the map of stage 0, whose norm gets no gradient; '
+                                    'out_norm=(1, 2, 3) leaves it out']),
 ])
 def test_norms_of_maps_that_no_neck_reads(backbone, neck, lines):
     cfg = config('mmdet', **backbone)
