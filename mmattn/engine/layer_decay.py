@@ -1,4 +1,4 @@
-"""Layer-wise decay of the learning rate: the deeper a layer lies below the heads, the slower it learns."""
+"""Learning rates of backbones: lower than those of the heads, and the lower the deeper a layer lies below them."""
 from collections.abc import Callable
 from inspect import signature
 from numbers import Real
@@ -12,7 +12,7 @@ from mmattn.checks import check_choice
 from mmattn.errors import ArgumentError, some
 from mmattn.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-OURS = 'decay_rate', 'decay_type', 'num_layers'
+OURS = 'decay_rate', 'decay_type', 'num_layers', 'backbone_lr_mult'
 MMENGINES = ('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'flat_decay_mult',
              'dwconv_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate')
 TYPES = 'layer_wise', 'stage_wise'
@@ -23,21 +23,24 @@ FSDP = '_fsdp_wrapped_module.'                          # in the names of parame
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
     """MMEngine's constructor with rates that fall with the distance from the heads: the stem has depth 0, then each
-    block one more, and a parameter of depth d learns with lr * decay_rate^(D - d), where D is the depth of the heads.
+    block one more, and a parameter of depth d in a backbone learns with
+    lr * backbone_lr_mult * decay_rate^(D - d), where D is the depth of the heads.
 
     A backbone knows the depth of its parameters (`Pyramid.get_layer_depth`; mmpretrain's backbones have it too); what
     lies outside of backbones learns with the full rate. Everything else of MMEngine's constructor holds, and its
-    factors are multiplied with these.
+    factors are multiplied with these. `custom_keys=dict(backbone=dict(lr_mult=0.1))` of MMEngine does more than
+    `backbone_lr_mult=0.1`: what a key finds is left alone by `norm_decay_mult` and its like, so that norms decay.
 
     Args:
         optim_wrapper_cfg: of the wrapper, with the `optimizer`, whose `lr` is that of the heads.
-        paramwise_cfg: `decay_rate`, above 0 and up to 1; `decay_type`, 'layer_wise' (the default) or 'stage_wise',
-            where a stage is one step; `num_layers` only to have it compared with the blocks (or stages) of the
-            backbone; and MMEngine's keys.
+        paramwise_cfg: `decay_rate`, above 0 and up to 1, or `backbone_lr_mult`, above 0, or both, 1 by default;
+            `decay_type`, 'layer_wise' (the default) or 'stage_wise', where a stage is one step; `num_layers` only to
+            have it compared with the blocks (or stages) of the backbone; and MMEngine's keys.
 
     Raises:
-        ArgumentError: a key that is unknown, a rate or a type that does not fit, an optimizer without `lr`; when
-            called, a model in which no backbone knows its depth, or another number of layers than `num_layers`.
+        ArgumentError: a key that is unknown, neither of both, a rate, a factor or a type that does not fit, an
+            optimizer without `lr`; when called, a model in which no backbone knows its depth, or another number of
+            layers than `num_layers`.
 
     Example:
         In a config of mmdet or mmseg::
@@ -52,9 +55,13 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
         unknown = [key for key in settings if key not in OURS + MMENGINES]
         if unknown:
             raise ArgumentError(f'paramwise_cfg has no {some(unknown)}; there is {", ".join(OURS + MMENGINES)}')
-        self.decay_rate = settings.get('decay_rate')
+        if 'decay_rate' not in settings and 'backbone_lr_mult' not in settings:
+            raise ArgumentError('paramwise_cfg needs decay_rate or backbone_lr_mult, which this constructor is for')
+        self.decay_rate, self.backbone_lr_mult = settings.get('decay_rate', 1), settings.get('backbone_lr_mult', 1)
         if not isinstance(self.decay_rate, Real) or not 0 < float(self.decay_rate) <= 1:
             raise ArgumentError(f'paramwise_cfg.decay_rate={self.decay_rate!r} must be above 0 and at most 1')
+        if not isinstance(self.backbone_lr_mult, Real) or not 0 < float(self.backbone_lr_mult) < float('inf'):
+            raise ArgumentError(f'paramwise_cfg.backbone_lr_mult={self.backbone_lr_mult!r} must be above 0')
         self.decay_type = settings.get('decay_type', 'layer_wise')
         check_choice('paramwise_cfg.decay_type', self.decay_type, TYPES)
         if self.base_lr is None:
@@ -63,8 +70,9 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
     def __call__(self, model: nn.Module) -> OptimWrapper:
         wrapper = super().__call__(model)
         rates = [group['lr'] for group in wrapper.optimizer.param_groups]
-        print_log(f'{self.decay_type} decay {self.decay_rate:g} of the learning rate: {len(set(rates))} rates, from '
-                  f'{min(rates):.3g} to {max(rates):.3g}', 'current')
+        slower = f', {self.backbone_lr_mult:g} of it in backbones' * (self.backbone_lr_mult != 1)
+        print_log(f'{self.decay_type} decay {self.decay_rate:g} of the learning rate{slower}: {len(set(rates))} rates, '
+                  f'from {min(rates):.3g} to {max(rates):.3g}', 'current')
         return wrapper
 
     def add_params(self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '',
@@ -99,7 +107,7 @@ class LayerDecayOptimizerConstructor(DefaultOptimWrapperConstructor):
             if prefix is None:
                 return 1.
             depth, layers = self._depth(backbones[prefix], name, prefix)
-            return float(self.decay_rate ** (layers - 1 - depth))
+            return float(self.backbone_lr_mult * self.decay_rate ** (layers - 1 - depth))
         return factor
 
     def _depth(self, backbone: Any, name: str, prefix: str) -> tuple[int, int]:

@@ -110,6 +110,30 @@ def test_factors_of_mmengines_constructor_are_multiplied_and_weights_decay_as_wi
     assert found['backbone.stages.2.blocks.0.attn.proj_qkv.weight']['weight_decay'] == pytest.approx(2 * WEIGHT_DECAY)
 
 
+def test_a_slower_backbone():
+    """Alone, where norms keep their rule of weight decay, which a key of MMEngine takes from them; and with decay."""
+    model = Net(small())
+
+    def built(**paramwise):
+        return groups(model, build_optim_wrapper(model, dict(
+            constructor='mmattn.LayerDecayOptimizerConstructor', paramwise_cfg=dict(norm_decay_mult=0., **paramwise),
+            optimizer=dict(type='AdamW', lr=LR, weight_decay=WEIGHT_DECAY))).optimizer)
+
+    for name, group in built(backbone_lr_mult=0.1).items():
+        assert group['lr'] == pytest.approx(LR * (0.1 if name.startswith('backbone.') else 1)), name
+    norm = 'backbone.stages.0.blocks.0.norm1.weight'
+    assert built(backbone_lr_mult=0.1)[norm]['weight_decay'] == 0
+    usual = build_optim_wrapper(model, dict(
+        paramwise_cfg=dict(norm_decay_mult=0., custom_keys=dict(backbone=dict(lr_mult=0.1))),
+        optimizer=dict(type='AdamW', lr=LR, weight_decay=WEIGHT_DECAY))).optimizer
+    assert groups(model, usual)[norm]['weight_decay'] == WEIGHT_DECAY
+    for name, group in built(backbone_lr_mult=3, decay_rate=RATE).items():
+        factor = 3 * RATE ** below('DAT', name, False) if name.startswith('backbone.') else 1
+        assert group['lr'] == pytest.approx(LR * factor), name
+    with pytest.raises(ArgumentError, match='paramwise_cfg needs decay_rate or backbone_lr_mult'):
+        built()
+
+
 @pytest.mark.parametrize('name', [
     'dat/retinanet_dat-t_fpn_1x_coco', 'biformer/mask-rcnn_biformer-s_fpn_1x_coco',
     'crossformer/crossformer-s_upernet_8xb2-160k_ade20k-512x512'])
@@ -198,10 +222,13 @@ def test_a_stage_that_fsdp_wraps_has_its_rates():
 
 @pytest.mark.parametrize(('paramwise', 'message'), [
     (dict(layer_decay_rate=0.9), 'paramwise_cfg has no layer_decay_rate; there is decay_rate, decay_type, num_layers, '
-                                 'custom_keys,'),
+                                 'backbone_lr_mult, custom_keys,'),
     (dict(decay_rate=None), r'paramwise_cfg.decay_rate=None must be above 0 and at most 1'),
     (dict(decay_rate=0), r'paramwise_cfg.decay_rate=0 must be above 0 and at most 1'),
     (dict(decay_rate=1.1), r'paramwise_cfg.decay_rate=1.1 must be above 0 and at most 1'),
+    (dict(backbone_lr_mult=0), r'paramwise_cfg.backbone_lr_mult=0 must be above 0'),
+    (dict(backbone_lr_mult='slow'), r"paramwise_cfg.backbone_lr_mult='slow' must be above 0"),
+    (dict(backbone_lr_mult=float('inf')), r'paramwise_cfg.backbone_lr_mult=inf must be above 0'),
     (dict(decay_type='block_wise'), "paramwise_cfg.decay_type='block_wise' is unknown; choose one of layer_wise, "),
     (dict(num_layers=12), r'paramwise_cfg.num_layers=12, but DAT has 6 blocks; leave num_layers out'),
     (dict(num_layers=6, decay_type='stage_wise'), r'paramwise_cfg.num_layers=6, but DAT has 4 stages'),
