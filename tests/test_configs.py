@@ -4,23 +4,18 @@ import re
 from copy import deepcopy
 from functools import cache
 
-import numpy as np
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
-from mmengine.registry import DefaultScope
-from mmengine.structures import InstanceData, PixelData
-from mmseg.structures import SegDataSample
 
 from mmattn.engine.building import build_model, build_runner
 from mmattn.engine.training import choose_precision
 from mmattn.registry import MODELS
 from tests.conftest import ROOT
+from tests.steps import batch, train_once, without_gradient
 
 NAMES = sorted(f'{path.parent.name}/{path.stem}' for folder in ('dat', 'crossformer', 'biformer')
                for path in (ROOT / 'configs' / folder).glob('*.py'))
@@ -123,27 +118,6 @@ def shrink(node):
             shrink(value)
 
 
-def without_gradient(model):
-    """Names of the parameters that want a gradient and have none."""
-    return [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-
-
-def batch(scope, with_masks, size=(64, 64)):
-    """Two random images with a box, or a label map, as a data loader of the library gives them."""
-    inputs = [torch.randint(256, (3, *size), dtype=torch.uint8) for _ in range(2)]
-    metainfo = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1., 1.))
-    if scope == 'mmseg':
-        return dict(inputs=inputs, data_samples=[SegDataSample(metainfo=metainfo, gt_sem_seg=PixelData(
-            data=torch.randint(5, (1, *size)))) for _ in inputs])
-    instances = dict(bboxes=torch.tensor([[8., 8., 40., 40.]]), labels=torch.tensor([1]))
-    if with_masks:
-        mask = np.zeros((1, *size), np.uint8)
-        mask[:, 8:40, 8:40] = 1
-        instances['masks'] = BitmapMasks(mask, *size)
-    return dict(inputs=inputs, data_samples=[
-        DetDataSample(metainfo=metainfo, gt_instances=InstanceData(**instances)) for _ in inputs])
-
-
 OTHERS = sorted(f'{path.parent.name}/{path.stem}' for folder in ('demo', 'plugins', 'ablation')
                 for path in (ROOT / 'configs' / folder).glob('*.py'))
 
@@ -153,11 +127,9 @@ OTHERS = sorted(f'{path.parent.name}/{path.stem}' for folder in ('demo', 'plugin
                                   for name in OTHERS])
 def test_a_step_leaves_no_parameter_without_gradient(name):
     cfg = config(name)
-    model = build_model(cfg).train()
+    model = build_model(cfg)
     MessageHub.get_instance(name).update_info_dict(dict(iter=0, max_iters=1))       # YOLOX asks for it
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        data = model.data_preprocessor(batch(cfg.default_scope, 'mask-rcnn' in name), training=True)
-        model.parse_losses(model(**data, mode='loss'))[0].backward()
+    train_once(model, batch(cfg.default_scope, 'mask-rcnn' in name), cfg.default_scope)
     assert without_gradient(model) == []
 
 
