@@ -46,6 +46,27 @@ def test_the_data_has_no_problems(tmp_path, monkeypatch, data):
     assert any(line.startswith('batch: 8 from ') for line in lines)
 
 
+PARTS = {'one-flip': 'train_pipeline', 'scale-jitter': 'train_pipeline', 'double-rate': 'optim_wrapper.optimizer.lr',
+         'no-warm-up': 'param_scheduler', 'ema': 'custom_hooks', 'from-scenes': 'model.backbone.init_cfg',
+         'from-scenes_layer-decay': 'optim_wrapper.constructor'}
+
+
+@pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT / 'configs/small_data').glob('*.py')))
+def test_a_part_of_the_recipe_is_another(name):
+    example = 'retinanet_dat_bccd' if 'bccd' in name else 'upernet_dat_camvid'
+    part = name.removeprefix(f'{example}_')
+    base = read_config('retinanet_dat_bccd_from-scenes' if part == 'from-scenes_layer-decay' and 'bccd' in name else
+                       'upernet_dat_camvid_from-scenes' if part == 'from-scenes_layer-decay' else example)
+    cfg = read_config(name)
+    other = [key for key in cfg if cfg[key] != base.get(key) and key != 'train_dataloader']
+    assert other == [PARTS[part].partition('.')[0]]
+    wanted, usual = cfg, base
+    for key in PARTS[part].split('.'):
+        wanted, usual = wanted[key], usual.get(key)
+    assert wanted != usual
+    build_model(cfg)
+
+
 def test_their_pages_name_every_config():
     for data, name in EXAMPLES.items():
         text = (ROOT / f'docs/{data}.md').read_text()
