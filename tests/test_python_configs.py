@@ -64,6 +64,7 @@ def options(write_scenes):
             'model.test_cfg.score_thr=0', 'model.test_cfg.nms_pre=20']
 
 
+@pytest.mark.slow
 def test_the_example_trains_and_tests(run_here, options, tmp_path):
     status, stdout, stderr = run_here('tools/train.py', PYTHON, '--work-dir', tmp_path, '--amp', *options)
     assert status == 0, stderr

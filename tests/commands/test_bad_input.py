@@ -248,6 +248,7 @@ def test_mask_rcnn(call, tmp_path):
                     'model.test_cfg.rcnn.max_per_img=5', with_masks=True)
 
 
+@pytest.mark.slow
 def test_retinanet(call, tmp_path):
     check_detection(call, ROOT / 'configs/demo/retinanet_biformer_scenes.py', tmp_path / 'data', tmp_path / 'work',
                     with_masks=False)

@@ -15,6 +15,7 @@ DET, SEG = ROOT / 'configs/demo/retinanet_biformer_scenes.py', ROOT / 'configs/d
 FEW = ('--repeat', 1, '--iterations', 1)
 
 
+@pytest.mark.slow
 def test_a_layer_measured_in_every_way_it_can_be(run):
     rows = ('reference', 'mmattn', 'dense', 'separable', 'triton', 'no-bias', 'bf16')
     done = run(TOOL, 'dat', '--layer', '--dim', 32, '--heads', 4, '--groups', 2, '--size', 9, 13, '--json',

@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize('kind', ['detector', 'segmentor'])
+@pytest.mark.parametrize('kind', ['detector', pytest.param('segmentor', marks=pytest.mark.slow)])
 def test_a_file_is_tested_like_its_checkpoint(kind, folder, run_here, write_scenes, tmp_path):
     config, checkpoint, file = (folder / f'{kind}.{end}' for end in ('py', 'pth', 'onnx'))
     status, out, err = run_here(EXPORT, config, checkpoint, '-o', file)

@@ -36,7 +36,8 @@ def test_it_says_what_it_found_and_what_it_wrote(run_here, scenes, tmp_path):
 @pytest.mark.parametrize(('base', 'more'), [
     ('mask-rcnn_dat-t_fpn_1x_coco', ()),
     ('dat-t_upernet_8xb2-160k_ade20k-512x512', ('--classes', 'background', *CLASSES, '--ignore', 0)),
-    ('dat-t_upernet_8xb2-160k_ade20k-512x512', ('--classes', 'nothing', 'background', *CLASSES))])
+    pytest.param('dat-t_upernet_8xb2-160k_ade20k-512x512', ('--classes', 'nothing', 'background', *CLASSES),
+                 marks=pytest.mark.slow)])
 def test_what_it_writes_has_no_problems(run_here, scenes, tmp_path, base, more):
     out = tmp_path / 'mine.py'
     started(run_here, base, '--data', scenes, '--out', out, *more)

@@ -46,8 +46,9 @@ def check_costs(title, name):
 
 
 @pytest.mark.parametrize('name', [
-    'retinanet_dat-t_fpn_1x_coco', 'mask-rcnn_dat-pp-t_fpn_1x_coco', 'crossformer-s_upernet_8xb2-160k_ade20k-512x512',
-    'biformer-s_fpn_8xb4-80k_ade20k-512x512'])
+    'retinanet_dat-t_fpn_1x_coco', 'crossformer-s_upernet_8xb2-160k_ade20k-512x512',
+    pytest.param('mask-rcnn_dat-pp-t_fpn_1x_coco', marks=pytest.mark.slow),
+    pytest.param('biformer-s_fpn_8xb4-80k_ade20k-512x512', marks=pytest.mark.slow)])
 def test_a_written_cost_is_what_the_model_costs(name):
     check_costs(*next(row for row in ROWS if row[1] == name))
 

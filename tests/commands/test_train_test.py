@@ -45,8 +45,9 @@ def overrides(data, config):
 
 
 @pytest.mark.parametrize(('config', 'metric'), [
-    (DET_BI, 'coco/bbox_mAP'), (SEG_CROSS, 'mIoU'), *(
+    (DET_BI, 'coco/bbox_mAP'), *(
         pytest.param(*case, marks=pytest.mark.slow) for case in (
+            (SEG_CROSS, 'mIoU'),
             (DET, 'coco/segm_mAP'), (DET_CROSS, 'coco/bbox_mAP'), (RTMDET, 'coco/bbox_mAP'),
             (SEG, 'mIoU'), (SEG_BI, 'mIoU')))])
 def test_train_then_test_from_another_directory(run, data, tmp_path, config, metric):
@@ -91,6 +92,7 @@ def test_segmentation_writes_label_maps_and_tta_runs(run, data, tmp_path):
     assert len(list((tmp_path / 'maps').glob('*.png'))) == 4
 
 
+@pytest.mark.slow
 def test_the_authors_file_gives_the_same_figures(run, one_line, data, tmp_path):
     options = ['--cfg-options', *overrides(data, SEG)]
     ours = tmp_path / 'ours.pth'
