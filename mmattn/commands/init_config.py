@@ -45,9 +45,9 @@ def run(args: Namespace) -> None:
     write(draft, out)
     read_config(out)
     sizes = ', '.join(f'{split} {part.count}' for split, part in layout.splits.items())
-    print(f'{args.data}: {layout.form}, {sizes} images, most of {layout.size[0]} x {layout.size[1]} pixels\n'
+    print(f'{args.data}: {layout.form}, images: {sizes}, most of {layout.size[0]} x {layout.size[1]} pixels\n'
           f'{len(draft.classes)} classes: {some(draft.classes, 20)}\n'
-          f'{draft.length} epochs of {draft.steps} steps, learning rate {draft.rate:g}\n'
+          f'{draft.length} epoch(s) of {draft.steps} step(s), learning rate {draft.rate:g}\n'
           f'wrote {out}; next: mmattn check-data {out}')
 
 

@@ -123,8 +123,8 @@ def write(draft: Draft, path: Path) -> None:
 def text(draft: Draft, path: Path) -> str:
     """The config that goes into a file."""
     splits = draft.layout.splits
-    head = [f'# {Path(draft.name).stem} for {draft.root}: {splits["train"].count} images to train on, '
-            f'{splits["val"].count} to validate on, {splits["test"].count} to test on.',
+    sizes = ', '.join(f'{split} {part.count}' for split, part in splits.items())
+    head = [f'# {Path(draft.name).stem} for {draft.root}', f'# images: {sizes}',
             f'_base_ = {base_of(draft.name, path)!r}', '', '# What all the rest follows from.']
     maps, index = is_segmentation(draft.base), index_of(draft)
     variables: dict[str, Any] = dict(
