@@ -13,6 +13,8 @@ from mmattn.datasets.layouts import Layout, check_classes, find_layout
 from mmattn.engine.drafting import Draft, usual_scale, write
 from mmattn.errors import UsageError, some
 
+FORMS = {'coco': 'COCO', 'voc': 'Pascal VOC', 'maps': 'label maps'}
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('config', help='with the model and the optimizer: a path, or the name of one of the package')
@@ -45,7 +47,7 @@ def run(args: Namespace) -> None:
     write(draft, out)
     read_config(out)
     sizes = ', '.join(f'{split} {part.count}' for split, part in layout.splits.items())
-    print(f'{args.data}: {layout.form}, images: {sizes}, most of {layout.size[0]} x {layout.size[1]} pixels\n'
+    print(f'{args.data}: {FORMS[layout.form]}, images: {sizes}, most of {layout.size[0]} x {layout.size[1]} pixels\n'
           f'{len(draft.classes)} classes: {some(draft.classes, 20)}\n'
           f'{draft.length} epoch(s) of {draft.steps} step(s), learning rate {draft.rate:g}\n'
           f'wrote {out}; next: mmattn check-data {out}')

@@ -228,11 +228,12 @@ def boxes(draft: Draft) -> dict[str, Any]:
         data=common,
         train_pipeline=[load, annotations, resize, dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')],
         test_pipeline=[load, resize, annotations, dict(type='PackDetInputs', meta_keys=keys)],
-        train_dataloader=loader(draft, data('train'), dict(type='DefaultSampler', shuffle=True),
-                                filter_cfg=dict(filter_empty_gt=True, min_size=1))
-        | dict(batch_sampler=dict(type='AspectRatioBatchSampler')),
-        val_dataloader=loader(draft, data('val'), test_mode=True),
-        **same_or(draft, 'test_dataloader', loader(draft, data('test'), test_mode=True)),
+        train_dataloader=dict(
+            loader(data('train'), dict(type='DefaultSampler', shuffle=True),
+                   filter_cfg=dict(filter_empty_gt=True, min_size=1)),
+            batch_sampler=dict(type='AspectRatioBatchSampler')),
+        val_dataloader=loader(data('val'), test_mode=True),
+        **same_or(draft, 'test_dataloader', loader(data('test'), test_mode=True)),
         val_evaluator=evaluator('val'), **same_or(draft, 'test_evaluator', evaluator('test')))
 
 
@@ -241,7 +242,10 @@ def label_maps(draft: Draft) -> dict[str, Any]:
     layout, index = draft.layout, index_of(draft)
     other = {} if index is None else dict(ignore_index=Code('ignore_index'))
     load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
-    resize = dict(scale=Code('image_scale'), keep_ratio=True)
+    resize = dict(type='Resize', scale=Code('image_scale'), keep_ratio=True)
+    usual = {named(step): step for step in pipeline_steps(draft.base)}      # augmentation is that of the base
+    ratios = dict(ratio_range=tuple(usual['RandomResize']['ratio_range'])) if 'RandomResize' in usual else {}
+    colors = [dict(type='PhotoMetricDistortion')] if 'PhotoMetricDistortion' in usual else []
     common = dict(type='BaseSegDataset', data_root=Code('data_root'), metainfo=Code('dict(classes=classes)'),
                   img_suffix=layout.img_suffix, seg_map_suffix=layout.seg_map_suffix,
                   reduce_zero_label=draft.ignored == 0) | other
@@ -253,13 +257,13 @@ def label_maps(draft: Draft) -> dict[str, Any]:
     return dict(
         data=common,
         train_pipeline=[
-            *load, dict(type='RandomResize', ratio_range=(0.5, 2.0)) | resize,
+            *load, dict(resize, type='RandomResize', **ratios) if ratios else resize,
             dict(type='RandomCrop', crop_size=Code('crop_size'), cat_max_ratio=0.75) | other,
-            dict(type='RandomFlip', prob=0.5), dict(type='PhotoMetricDistortion'), dict(type='PackSegInputs')],
-        test_pipeline=[load[0], dict(type='Resize') | resize, load[1], dict(type='PackSegInputs')],
-        train_dataloader=loader(draft, data('train'), dict(type='InfiniteSampler', shuffle=True)),
-        val_dataloader=loader(draft, data('val')),
-        **same_or(draft, 'test_dataloader', loader(draft, data('test'))),
+            dict(type='RandomFlip', prob=0.5), *colors, dict(type='PackSegInputs')],
+        test_pipeline=[load[0], resize, load[1], dict(type='PackSegInputs')],
+        train_dataloader=loader(data('train'), dict(type='InfiniteSampler', shuffle=True)),
+        val_dataloader=loader(data('val')),
+        **same_or(draft, 'test_dataloader', loader(data('test'))),
         val_evaluator=dict(_delete_=True, type='IoUMetric', iou_metrics=['mIoU']) | other,
         test_evaluator=Code('val_evaluator'))
 
@@ -270,7 +274,7 @@ def same_or(draft: Draft, name: str, value: Any) -> dict[str, Any]:
     return {name: Code(name.replace('test', 'val')) if same else value}
 
 
-def loader(draft: Draft, data: Mapping[str, Any], sampler: Mapping[str, Any] | None = None,
+def loader(data: Mapping[str, Any], sampler: Mapping[str, Any] | None = None,
            **options: Any) -> dict[str, Any]:
     """A data loader: of the training with a `sampler`, or else of a test."""
     pipeline = Code('train_pipeline' if sampler else 'test_pipeline')

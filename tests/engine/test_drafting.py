@@ -79,7 +79,17 @@ def test_a_segmentor(tmp_path, ignored, values, start, index):
     assert {place.get('ignore_index') for place in places} == {index}
     assert cfg.model.data_preprocessor.seg_pad_val == (255 if index is None else index)
     assert cfg.model.data_preprocessor.size == crop.crop_size == (128, 160)
+    assert [step.type for step in data.pipeline[2:]] == ['Resize', 'RandomCrop', 'RandomFlip', 'PackSegInputs']
     assert cfg.train_cfg.max_iters == cfg.steps == cfg.param_scheduler[1].end
+
+
+def test_augmentation_of_label_maps_is_that_of_the_base(tmp_path):
+    cfg = written(tmp_path, 'dat-t_upernet_8xb2-160k_ade20k-512x512', 'abc', form='maps')
+    steps = cfg.train_dataloader.dataset.pipeline
+    assert [step.type for step in steps[2:]] == ['RandomResize', 'RandomCrop', 'RandomFlip', 'PhotoMetricDistortion',
+                                                 'PackSegInputs']
+    assert steps[2].ratio_range == (0.5, 2.0)
+    assert cfg.test_dataloader.dataset.pipeline[1] == dict(type='Resize', scale=(320, 240), keep_ratio=True)
 
 
 def test_lists_of_heads_are_whole(tmp_path):
