@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from mmattn.errors import UsageError, some
-from mmattn.measuring.logs import Training, is_step, read_training
+from mmattn.measuring.logs import Training, is_step, read_training, unit
 
 TABLE = 'training', 'figure', 'from', 'to', 'first', 'last', 'lowest', 'highest'
 
@@ -88,15 +88,6 @@ def draw(trainings: Sequence[Training], keys: Sequence[str], path: Path) -> None
     figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower left', frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
-
-
-def unit(trainings: Sequence[Training], key: str) -> str:
-    """What a figure is drawn over: MMEngine counts epochs at a validation where it trains by epochs."""
-    lines = [(training, line) for training in trainings for line in training.lines if key in line]
-    if any(is_step(line) for _, line in lines):
-        return 'iteration'
-    by_epoch = {any('epoch' in step for step in training.lines) for training, _ in lines}
-    return 'epoch or iteration' if len(by_epoch) > 1 else 'epoch' if True in by_epoch else 'iteration'
 
 
 def write_csv(trainings: Sequence[Training], path: Path) -> None:

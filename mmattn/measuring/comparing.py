@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from mmattn.config import read_config
 from mmattn.engine.building import build_model, load_model
 from mmattn.errors import UsageError
-from mmattn.measuring.logs import read_training
+from mmattn.measuring.logs import read_training, unit
 from mmattn.measuring.timing import seconds
 
 ROUNDS = 15     # of the timing, after one that is not timed
@@ -212,18 +212,19 @@ def draw_curves(results: Sequence[Result], seeds: Sequence[int], path: Path) -> 
     figure = Figure((8, 4.5), layout='constrained')
     axes = figure.subplots()
     accuracy = results[0].accuracy
-    longest = 0
-    for i, result in enumerate(results):
-        curves = [read_training(result.network.training(seed)).curve(accuracy.key) for seed in seeds]
-        longest = max(longest, *(len(curve.steps) for curve in curves))
+    trainings = [[read_training(result.network.training(seed)) for seed in seeds] for result in results]
+    for i, (result, ones) in enumerate(zip(results, trainings)):
+        curves = [one.curve(accuracy.key) for one in ones]
         for curve in curves:
             axes.plot(*curve, color=f'C{i % 10}', linewidth=0.6, alpha=0.5)
         means = [statistics.fmean(values) for values in zip(*(curve.values for curve in curves))]
         axes.plot(curves[0].steps[:len(means)], means, color=f'C{i % 10}', marker='.', label=result.network.name)
-    axes.set_xlabel('epoch' if accuracy.key != 'mIoU' else 'iteration')
+    everyone = [one for ones in trainings for one in ones]
+    axes.set_xlabel(unit(everyone, accuracy.key))
     axes.set_ylabel(f'{accuracy.name} of the validation')
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    if longest > 1:
+    several = any(len(one.curve(accuracy.key).steps) > 1 for one in everyone)
+    if several:
         figure.savefig(path, dpi=120)
-    return longest > 1
+    return several

@@ -59,6 +59,15 @@ def is_step(line: Line) -> bool:
     return 'iter' in line
 
 
+def unit(trainings: Sequence[Training], key: str) -> str:
+    """What a figure is drawn over: MMEngine counts epochs at a validation where it trains by epochs."""
+    lines = [(training, line) for training in trainings for line in training.lines if key in line]
+    if any(is_step(line) for _, line in lines):
+        return 'iteration'
+    by_epoch = {any('epoch' in step for step in training.lines) for training, _ in lines}
+    return 'epoch or iteration' if len(by_epoch) > 1 else 'epoch' if True in by_epoch else 'iteration'
+
+
 def read_training(path: str | os.PathLike[str]) -> Training:
     """Read the log of a training.
 
