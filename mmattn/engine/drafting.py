@@ -19,7 +19,7 @@ SWITCHES = 'PipelineSwitchHook', 'YOLOXModeSwitchHook'
 STEPS = 1000        # of a training, at least
 EPOCHS = 12         # of a training, at least
 VALIDATIONS = 10    # in a training
-WARMUP = 100        # steps, at most a tenth of the training
+WARM_UP = 'min(100, steps // 10)'
 
 
 @dataclass(frozen=True)
@@ -286,11 +286,11 @@ def loader(data: Mapping[str, Any], sampler: Mapping[str, Any] | None = None,
 
 def schedule(draft: Draft) -> dict[str, Any]:
     """The training: its length, its learning rate over time, and what is kept of it."""
-    steps, every = draft.steps * draft.length, max(1, draft.length // VALIDATIONS)
-    by_epoch = not is_segmentation(draft.base)
-    warmup = min(WARMUP, steps // 10)
-    warm = dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=warmup)
-    cosine = dict(type='CosineAnnealingLR', begin=warmup, end=Code('steps'), eta_min_ratio=0.01, by_epoch=False)
+    every, by_epoch = max(1, draft.length // VALIDATIONS), not is_segmentation(draft.base)
+    warms_up = draft.steps * draft.length >= 10
+    warm = dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=Code('warm_up'))
+    cosine = dict(type='CosineAnnealingLR', begin=Code('warm_up') if warms_up else 0, end=Code('steps'),
+                  eta_min_ratio=0.01, by_epoch=False)
     hooks = draft.base.get('custom_hooks') or []
     kept = [hook for hook in hooks if named(hook) not in SWITCHES]
     keep = dict(type='CheckpointHook', interval=every if by_epoch else every * draft.steps, by_epoch=by_epoch,
@@ -299,7 +299,8 @@ def schedule(draft: Draft) -> dict[str, Any]:
         train_cfg=dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=Code('epochs'), val_interval=every)
         if by_epoch else dict(_delete_=True, type='IterBasedTrainLoop', max_iters=Code('steps'),
                               val_interval=every * draft.steps),
-        param_scheduler=[warm, cosine],
+        **(dict(warm_up=Code(WARM_UP), param_scheduler=[warm, cosine]) if warms_up else
+           dict(param_scheduler=[cosine])),
         optim_wrapper=dict(optimizer=dict(lr=Code('learning_rate'))),
         auto_scale_lr=dict(base_batch_size=Code('batch_size')),
         log_processor=dict(by_epoch=by_epoch),

@@ -18,7 +18,7 @@ SEGMENTOR, DETECTOR = 'upernet_dat_scenes', 'mask-rcnn_dat_scenes'
 def draft(name=DETECTOR, classes=('a', 'b'), ignored=None, form='coco', base=None, **options):
     base = base or read_config(name)
     layout = Layout(form, PARTS, classes, (640, 480), with_masks=True, values=options.pop('values', ()))
-    values = dict(scale=(320, 240), batch_size=8, **options)
+    values = dict(scale=(320, 240), batch_size=8) | options
     return Draft(name, base, 'data/mine', layout, classes, ignored, **values)
 
 
@@ -121,6 +121,13 @@ def test_the_length_and_the_rate_follow_from_the_images(tmp_path):
     assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size == 8
 
 
+def test_a_training_of_a_few_steps_has_no_warm_up(tmp_path):
+    cfg = written(tmp_path, epochs=1)
+    assert [one.type for one in cfg.param_scheduler] == ['LinearLR', 'CosineAnnealingLR']
+    cosine, = written(tmp_path, epochs=1, batch_size=20).param_scheduler
+    assert (cosine.begin, cosine.end) == (0, 5)
+
+
 def test_a_changed_line_changes_what_follows_from_it(tmp_path):
     write(draft(), tmp_path / 'mine.py')
     text = (tmp_path / 'mine.py').read_text()
@@ -132,6 +139,7 @@ def test_a_changed_line_changes_what_follows_from_it(tmp_path):
     cfg = read_config(tmp_path / 'mine.py')
     assert set(dict(counts(cfg.model)).values()) == {3}
     assert cfg.param_scheduler[1].end == 10 * 25
+    assert cfg.param_scheduler[0].end == 25
     assert cfg.train_cfg.max_epochs == 10
 
 
