@@ -96,7 +96,7 @@ def train_and_test(network: Network, seeds: Sequence[int]) -> Result:
     """Train and test a network from every seed; what is finished is not done again, what was interrupted goes on.
 
     Raises:
-        UsageError: a training or a test failed.
+        UsageError: a training or a test failed, or a test has no figures.
     """
     records = []
     for seed in seeds:
@@ -111,11 +111,18 @@ def train_and_test(network: Network, seeds: Sequence[int]) -> Result:
 
 
 def run(config: Path, folder: Path, seed: int) -> dict[str, Any]:
-    """Train and test a config once: the figures of the test, and the peak memory of the training in MiB."""
+    """Train and test a config once: the figures of the test, and the peak memory of the training in MiB.
+
+    Raises:
+        UsageError: one of both failed, or the test has no figures.
+    """
     memory = call('train', config, '--work-dir', folder, '--resume', '--cfg-options', f'randomness.seed={seed}')
     call('test', config, (folder / 'last_checkpoint').read_text(), '--work-dir', folder / 'test')
-    newest = max((folder / 'test').rglob('*.json'), key=lambda path: path.stat().st_mtime)
-    return dict(figures=json.loads(newest.read_text()), memory=memory)
+    figures = sorted((folder / 'test').rglob('*.json'), key=lambda path: path.stat().st_mtime)
+    if not figures:
+        raise UsageError(f'{config}: the test after the training from seed {seed} has no figures; a detector that found '
+                         'nothing at all has none')
+    return dict(figures=json.loads(figures[-1].read_text()), memory=memory)
 
 
 def call(command: str, *args: str | Path) -> float:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmattn.errors import UsageError
+from mmattn.measuring import comparing
 from mmattn.measuring.comparing import Network, Result, Times, draw, draw_curves, table
 
 
@@ -42,6 +43,14 @@ def test_unknown_figures_are_named():
     other = Result(Network('m', Path('m.py'), Path()), [{'AR@100': 0.5}], 1, 1)
     with pytest.raises(UsageError, match=r'm\.py: its test gives AR@100; what can be compared is mIoU, coco/segm_mAP'):
         _ = other.accuracy
+
+
+def test_a_test_without_figures_is_named(tmp_path, monkeypatch):
+    (tmp_path / 'seed_3').mkdir()
+    (tmp_path / 'seed_3/last_checkpoint').write_text('x.pth')
+    monkeypatch.setattr(comparing, 'call', lambda *args: 1.)
+    with pytest.raises(UsageError, match=r'm\.py: the test after the training from seed 3 has no figures'):
+        comparing.train_and_test(Network('m', Path('m.py'), tmp_path), [3])
 
 
 def test_pictures(tmp_path):
