@@ -120,8 +120,8 @@ def run(config: Path, folder: Path, seed: int) -> dict[str, Any]:
     call('test', config, (folder / 'last_checkpoint').read_text(), '--work-dir', folder / 'test')
     figures = sorted((folder / 'test').rglob('*.json'), key=lambda path: path.stat().st_mtime)
     if not figures:
-        raise UsageError(f'{config}: the test after the training from seed {seed} has no figures; a detector that found '
-                         'nothing at all has none')
+        raise UsageError(f'{config}: the test after the training from seed {seed} has no figures; a detector that '
+                         'finds nothing has none')
     return dict(figures=json.loads(figures[-1].read_text()), memory=memory)
 
 
