@@ -30,13 +30,7 @@ val_dataloader = dict(
     drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(**bccd, ann_file='ImageSets/Main/val.txt', test_mode=True, pipeline=test_pipeline))
-test_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(**bccd, ann_file='ImageSets/Main/test.txt', test_mode=True, pipeline=test_pipeline))
+test_dataloader = dict(val_dataloader, dataset=dict(val_dataloader['dataset'], ann_file='ImageSets/Main/test.txt'))
 # Without an annotation file the metric takes the boxes from the samples themselves.
 val_evaluator = dict(type='CocoMetric', metric='bbox', classwise=True)
 test_evaluator = val_evaluator

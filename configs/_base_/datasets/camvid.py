@@ -30,12 +30,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(**camvid, pipeline=test_pipeline,
                  data_prefix=dict(img_path='images/val', seg_map_path='annotations/val')))
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(**camvid, pipeline=test_pipeline,
-                 data_prefix=dict(img_path='images/test', seg_map_path='annotations/test')))
+test_dataloader = dict(val_dataloader, dataset=dict(
+    val_dataloader['dataset'], data_prefix=dict(img_path='images/test', seg_map_path='annotations/test')))
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'], ignore_index=11)
 test_evaluator = val_evaluator
