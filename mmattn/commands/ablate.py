@@ -10,6 +10,7 @@ derives from mmattn::demo/upernet_pyramid_scenes.py has the same data and schedu
 With several --seeds the table has the mean, the standard deviation and every single result: what is smaller than the
 spread is no difference.
 """
+import json
 import zlib
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -81,7 +82,8 @@ def own(config: str, work: Path, base: Config) -> Network:
     another folder."""
     path = Path(find_config(config))
     cfg = read_config(path)
-    folder = work / f'{path.stem}_{zlib.crc32(str(cfg.to_dict()).encode()):08x}'
+    content = json.dumps(cfg.to_dict(), sort_keys=True, default=str)        # the same in whatever order it is written
+    folder = work / f'{path.stem}_{zlib.crc32(content.encode()):08x}'
     other = [what for what, keys in (('data', DATA), ('recipe', RECIPE))
              if any(cfg.get(key) != base.get(key) for key in keys)]
     return Network(path.stem, path, folder, f'{path.stem}: {" and ".join(other)} of its own' if other else '')

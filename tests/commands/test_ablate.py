@@ -49,6 +49,11 @@ def test_configs_of_a_user_beside_the_built_in_ones(data, tmp_path):
     assert [row.config for row in rows] == [same, other]
     assert rows[0].training(3) == rows[0].folder / 'seed_3'
     assert rows[0].folder != rows[1].folder
+    base, folders = ablate.network(args), []
+    for order in ('first = 1\nsecond = 2\n', 'second = 2\nfirst = 1\n'):      # the same, whatever the order
+        (tmp_path / 'ordered.py').write_text(f'_base_ = {str(BASE)!r}\n{order}')
+        folders.append(ablate.own(tmp_path / 'ordered.py', tmp_path / 'work', base).folder)
+    assert folders[0] == folders[1]
     same.write_text(same.read_text() + "randomness = dict(seed=1)\n")         # another config, another training
     assert ablate.own(same, tmp_path / 'work', ablate.network(args)).folder != rows[0].folder
     assert ablate.own(other, tmp_path / 'work', ablate.network(args)) == rows[1]
