@@ -78,8 +78,7 @@ PARTS = {'one-flip': 'train_pipeline', 'scale-jitter': 'train_pipeline', 'double
 def test_a_part_of_the_recipe_is_another(name):
     example = 'retinanet_dat_bccd' if 'bccd' in name else 'upernet_dat_camvid'
     part = name.removeprefix(f'{example}_')
-    base = read_config('retinanet_dat_bccd_from-scenes' if part == 'from-scenes_layer-decay' and 'bccd' in name else
-                       'upernet_dat_camvid_from-scenes' if part == 'from-scenes_layer-decay' else example)
+    base = read_config(f'{example}_from-scenes' if part == 'from-scenes_layer-decay' else example)
     cfg = read_config(name)
     other = [key for key in cfg if cfg[key] != base.get(key) and key != 'train_dataloader']
     assert other == [PARTS[part].partition('.')[0]]

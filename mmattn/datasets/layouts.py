@@ -2,10 +2,10 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from xml.etree import ElementTree
 
 import numpy as np
@@ -16,6 +16,7 @@ from mmattn.datasets.findings import spread
 from mmattn.datasets.voc import parse
 from mmattn.errors import UsageError, some
 
+T = TypeVar('T')
 IMAGES = '.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'
 # What folders and files of a split are called. A validation set may be called a test set, not the other way round.
 CALLED = dict(train=('train', 'training', 'train2017', 'trainval'), val=('val', 'valid', 'validation', 'val2017'),
@@ -245,11 +246,7 @@ def values_of(path: Path) -> Iterable[int]:
     Raises:
         UsageError: it cannot be read, or has colours.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image)
-    except OSError as error:
-        raise UsageError(f'{path} cannot be read: {error}') from error
+    pixels = read(path, np.asarray)
     if pixels.ndim != 2:
         raise UsageError(f'{path} has {pixels.shape[-1]} channels; a label map has one, with the number of the class '
                          'of each pixel')
@@ -262,9 +259,18 @@ def size_of(path: Path) -> tuple[int, int]:
     Raises:
         UsageError: it cannot be read.
     """
+    return read(path, lambda image: image.size)
+
+
+def read(path: Path, what: Callable[[Image.Image], T]) -> T:
+    """What a function gives for the image in a file.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     try:
         with Image.open(path) as image:
-            return image.size
+            return what(image)
     except OSError as error:
         raise UsageError(f'{path} cannot be read: {error}') from error
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmattn.config import CONFIGS, find_config, is_segmentation, named
+from mmattn.config import CONFIGS, datasets_with_pipeline, find_config, is_segmentation, named
 from mmattn.datasets.checking import NOT_HEADS
 from mmattn.datasets.layouts import Layout
 from mmattn.engine.config_text import Code, assignments
@@ -84,8 +84,8 @@ def pipeline_steps(cfg: Config) -> Iterator[Mapping[str, Any]]:
 def usual_scale(cfg: Config, size: tuple[int, int]) -> tuple[int, int]:
     """The (longest, shortest) side that a config resizes its test images to; `size`, that of the images, where it
     leaves them as they are."""
-    steps = cfg.test_dataloader.dataset.get('pipeline', ())
-    found = [step['scale'] for step in steps if named(step) == 'Resize' and step.get('scale')]
+    found = [step['scale'] for data in datasets_with_pipeline(cfg, 'test') for step in data['pipeline']
+             if named(step) == 'Resize' and step.get('scale')]
     scale = found[0] if found else size
     return max(scale), min(scale)
 
@@ -110,12 +110,13 @@ def write(draft: Draft, path: Path) -> None:
     """Write the config into a file.
 
     Raises:
-        UsageError: see `check_fits`; the file cannot be written.
+        UsageError: see `check_fits` and `base_of`; the file cannot be written.
     """
     check_fits(draft)
+    content = text(draft, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text(draft, path))
+        path.write_text(content)
     except OSError as error:
         raise UsageError(f'{path} cannot be written: {error}') from error
 
@@ -149,10 +150,16 @@ def crop_of(draft: Draft) -> tuple[int, int]:
 
 
 def base_of(name: str, path: Path) -> str:
-    """How a config in the file `path` names its base."""
+    """How a config in the file `path` names its base.
+
+    Raises:
+        UsageError: the base is in Python, and cannot be that of a config in text.
+    """
     if '::' in name:
         return name
     found = Path(find_config(name))
+    if Config._is_lazy_import(str(found)):
+        raise UsageError(f'{name} is a config in Python, and cannot be the base of one in text; take one in text')
     if CONFIGS in found.parents:
         return f'mmattn::{found.relative_to(CONFIGS).as_posix()}'
     return os.path.relpath(found, path.absolute().parent)
