@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mmattn.checkpoint.files import check_file
 from mmattn.config import check_scope, is_segmentation, read_config
+from mmattn.datasets.drafting import Draft, usual_scale, write
 from mmattn.datasets.layouts import Layout, check_classes, find_layout
-from mmattn.engine.drafting import Draft, usual_scale, write
 from mmattn.errors import UsageError, some
 
 FORMS = {'coco': 'COCO', 'voc': 'Pascal VOC', 'maps': 'label maps'}

@@ -4,10 +4,10 @@ from mmengine.config import Config
 
 from mmattn.config import config_files, read_config
 from mmattn.datasets.checking import NOT_HEADS
+from mmattn.datasets.config_text import Code, assignments
+from mmattn.datasets.drafting import Draft, base_of, usual_scale, write
 from mmattn.datasets.layouts import Layout, Split
 from mmattn.engine.building import build_model
-from mmattn.engine.config_text import Code, assignments
-from mmattn.engine.drafting import Draft, base_of, usual_scale, write
 from mmattn.errors import UsageError
 
 PARTS = {split: Split(f'{split}.json', f'{split}/', f'maps/{split}', count)

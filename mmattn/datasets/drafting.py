@@ -9,8 +9,8 @@ from mmengine.config import Config
 
 from mmattn.config import CONFIGS, datasets_with_pipeline, find_config, is_segmentation, named
 from mmattn.datasets.checking import NOT_HEADS
+from mmattn.datasets.config_text import Code, assignments
 from mmattn.datasets.layouts import Layout
-from mmattn.engine.config_text import Code, assignments
 from mmattn.errors import UsageError, some
 
 COUNTS = 'num_classes', 'num_things_classes'        # what heads call the number of classes
