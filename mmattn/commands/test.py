@@ -16,7 +16,7 @@ from mmattn.config import datasets_with_pipeline, evaluators, is_segmentation
 from mmattn.datasets.checking import check_annotations, check_paths
 from mmattn.datasets.skipping import leave_out
 from mmattn.deployment.evaluating import put_in
-from mmattn.engine.building import build_runner, config_errors, join_processes, load_weights
+from mmattn.engine.building import build_runner, config_errors, evaluate, join_processes
 from mmattn.errors import UsageError
 
 SUPPRESSION, BOXES = 0.5, 100       # of a detector without a recipe: overlap of boxes that are one, boxes of an image
@@ -52,12 +52,9 @@ def run(args: Namespace) -> None:
     if args.out:
         write_predictions(cfg, args.out)
     runner = build_runner(cfg)
-    if not exported:
-        load_weights(runner, args.checkpoint)
     for line in skipped.lines:
         runner.logger.warning(line)
-    with config_errors():
-        metrics = runner.test()
+    metrics = evaluate(runner, None if exported else args.checkpoint)
     if runner.rank:
         return      # the first process speaks for all
     if not metrics:

@@ -3,6 +3,7 @@ import atexit
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,6 +116,19 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
+def evaluate(runner: Runner, checkpoint: str | None) -> dict[str, float]:
+    """The figures of a test with the weights of a checkpoint, see `load_weights`; None for those that the model has.
+
+    Raises:
+        UsageError: it is of another model; what a config does wrong.
+    """
+    runner._load_from, runner._resume = checkpoint, False
+    # The runner loads it when hooks such as EMAHook are ready for it; strictly, unlike by itself.
+    runner.load_checkpoint = partial(load_weights, runner)
+    with config_errors():
+        return runner.test()
+
+
 def load_weights(target: Runner | nn.Module, checkpoint: str) -> dict[str, Any]:
     """Load a checkpoint, ours or the authors', that has every parameter of the model and no other.
 
@@ -131,7 +145,7 @@ def load_weights(target: Runner | nn.Module, checkpoint: str) -> dict[str, Any]:
     try:
         if isinstance(target, nn.Module):
             return load_checkpoint(target, checkpoint, map_location='cpu', strict=True)
-        return target.load_checkpoint(checkpoint, strict=True)
+        return type(target).load_checkpoint(target, checkpoint, strict=True)
     except RuntimeError as error:
         reason = ' '.join(str(error).split()).partition('The model and loaded state dict do not match exactly ')[2]
         if not reason:

@@ -68,6 +68,15 @@ def test_train_then_test_from_another_directory(run, data, tmp_path, config, met
     assert 'resumed' in done.stdout + done.stderr
 
 
+def test_a_mean_of_weights_is_tested(run, data, tmp_path):
+    config = tmp_path / 'mean.py'
+    config.write_text(f"_base_ = {str(ROOT / SEG_BI)!r}\ncustom_hooks = [dict(type='EMAHook')]\n")
+    torch.save(dict(state_dict=build_model(Config.fromfile(config)).state_dict()), tmp_path / 'mean.pth')
+    done = run('tools/test.py', config, tmp_path / 'mean.pth', '--work-dir', tmp_path / 'work', '--cfg-options',
+               *overrides(data, SEG_BI))
+    assert re.search(r'^mIoU [0-9.]+$', done.stdout, re.MULTILINE)
+
+
 @pytest.mark.slow
 def test_a_seed_gives_the_same_bits(run, data, tmp_path):
     trained = []
