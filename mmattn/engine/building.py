@@ -124,17 +124,25 @@ def evaluate(runner: Runner, checkpoint: str | None) -> dict[str, float]:
     """
     runner._load_from, runner._resume = checkpoint, False
     # The runner loads it when hooks such as EMAHook are ready for it; strictly, unlike by itself.
-    runner.load_checkpoint = partial(load_weights, runner)
-    with config_errors():
+    runner.load_checkpoint = partial(runner.load_checkpoint, strict=True)
+    with config_errors(), of_this_model(checkpoint):
         return runner.test()
 
 
-def load_weights(target: Runner | nn.Module, checkpoint: str) -> dict[str, Any]:
-    """Load a checkpoint, ours or the authors', that has every parameter of the model and no other.
+@contextmanager
+def of_this_model(checkpoint: str | None) -> Iterator[None]:
+    """Turn what PyTorch says of a checkpoint that lacks parameters, or has others, into a UsageError."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split()).partition('The model and loaded state dict do not match exactly ')[2]
+        if not reason:
+            raise
+        raise UsageError(f'{checkpoint} is not of this model: {reason[:300]}{"…" * (len(reason) > 300)}') from error
 
-    Args:
-        target: a runner, whose hooks see the checkpoint, or a model.
-        checkpoint: a file.
+
+def load_weights(model: nn.Module, checkpoint: str) -> dict[str, Any]:
+    """Load a checkpoint, ours or the authors', that has every parameter of the model and no other.
 
     Returns:
         what the file holds.
@@ -142,15 +150,8 @@ def load_weights(target: Runner | nn.Module, checkpoint: str) -> dict[str, Any]:
     Raises:
         UsageError: it is of another model.
     """
-    try:
-        if isinstance(target, nn.Module):
-            return load_checkpoint(target, checkpoint, map_location='cpu', strict=True)
-        return type(target).load_checkpoint(target, checkpoint, strict=True)
-    except RuntimeError as error:
-        reason = ' '.join(str(error).split()).partition('The model and loaded state dict do not match exactly ')[2]
-        if not reason:
-            raise
-        raise UsageError(f'{checkpoint} is not of this model: {reason[:300]}{"…" * (len(reason) > 300)}') from error
+    with of_this_model(checkpoint):
+        return load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
 
 
 def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> Any:
