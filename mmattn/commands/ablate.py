@@ -7,8 +7,9 @@ the end, in turn.
 
 --config sets models of your own beside them, or compares them alone, trained and tested as their configs say. One that
 derives from mmattn::demo/upernet_pyramid_scenes.py has the same data and schedule, so that only the network differs.
-With several --seeds the table has the mean, the standard deviation and every single result: what is smaller than the
-spread is no difference.
+With several --seeds the table has the mean, the standard deviation, every single result, and the difference to the
+first network with p of Welch's t-test: how often seeds alone would set networks that are equally good so far apart.
+Where p is not small, there is no difference to speak of.
 """
 import json
 import zlib

@@ -174,19 +174,31 @@ def first_batch(cfg: Config, split: str) -> Any:
         return next(iter(Runner.build_dataloader({**cfg[f'{split}_dataloader'], **IN_PROCESS}, seed=0)))
 
 
+def chance(one: Sequence[float], other: Sequence[float]) -> float:
+    """How often seeds alone would set two networks that are equally good at least so far apart: p of Welch's t-test;
+    nan where neither has a spread."""
+    from scipy.stats import ttest_ind  # here: it comes with mmdet and mmseg
+    if len({*one}) == len({*other}) == 1:
+        return float('nan')
+    return float(ttest_ind(one, other, equal_var=False).pvalue)
+
+
 def table(results: Sequence[Result], times: Sequence[Times]) -> str:
-    """The results as Markdown, the most accurate first: with several seeds the mean and the standard deviation, then
-    every one."""
-    accuracy = results[0].accuracy
-    count = len(results[0].figures)
-    many = [f'{accuracy.name}, mean and deviation', f'each of {count} seeds']
+    """The results as Markdown, the most accurate first: with several seeds the mean and the standard deviation, every
+    one, and how far from those of the first network they are."""
+    first, accuracy = results[0], results[0].accuracy
+    count = len(first.figures)
+    many = [f'{accuracy.name}, mean and deviation', f'each of {count} seeds', f'beside {first.network.name}', 'p']
     lines = [['network', *(many if count > 1 else [accuracy.name]), 'training, s per step', 'testing, s per image',
               'peak memory, MiB', 'parameters, M']]
     lines += [['---'] * len(lines[0])]
     for result, time in sorted(zip(results, times), key=lambda pair: -pair[0].mean):
         values = [f'{value:{accuracy.form}}' for value in result.values]
-        both = [f'{result.mean:{accuracy.form}} ± {result.spread:{accuracy.form}}', ', '.join(values)]
-        lines.append([result.network.name, *(both if count > 1 else values), f'{time.training:.3f}',
+        if count > 1:
+            apart = [f'{result.mean - first.mean:+{accuracy.form}}', f'{chance(result.values, first.values):.2g}']
+            values = [f'{result.mean:{accuracy.form}} ± {result.spread:{accuracy.form}}', ', '.join(values),
+                      *(apart if result is not first else ['', ''])]
+        lines.append([result.network.name, *values, f'{time.training:.3f}',
                       f'{time.testing:.3f}', f'{result.memory:.0f}', f'{result.parameters:.2f}'])
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 

@@ -2,6 +2,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmattn.errors import UsageError
@@ -20,11 +21,25 @@ TIMES = [Times(0.5, 0.25), Times(1.5, 0.75)]
 def test_several_seeds_have_a_mean_a_deviation_and_every_value():
     text = table([result('low', 0.5, 0.52, 0.54), result('high', 0.6, 0.6, 0.63)], TIMES)
     assert text.splitlines() == [
-        '| network | box AP, mean and deviation | each of 3 seeds | training, s per step | testing, s per image | '
-        'peak memory, MiB | parameters, M |',
-        '| --- | --- | --- | --- | --- | --- | --- |',
-        '| high | 0.610 ± 0.017 | 0.600, 0.600, 0.630 | 1.500 | 0.750 | 1234 | 1.23 |',
-        '| low | 0.520 ± 0.020 | 0.500, 0.520, 0.540 | 0.500 | 0.250 | 1234 | 1.23 |']
+        '| network | box AP, mean and deviation | each of 3 seeds | beside low | p | training, s per step | '
+        'testing, s per image | peak memory, MiB | parameters, M |',
+        '| --- | --- | --- | --- | --- | --- | --- | --- | --- |',
+        '| high | 0.610 ± 0.017 | 0.600, 0.600, 0.630 | +0.090 | 0.0044 | 1.500 | 0.750 | 1234 | 1.23 |',
+        '| low | 0.520 ± 0.020 | 0.500, 0.520, 0.540 |  |  | 0.500 | 0.250 | 1234 | 1.23 |']
+
+
+def test_chance_is_that_of_the_formula():
+    one, other = [0.5, 0.52, 0.54], [0.6, 0.6, 0.63, 0.65]
+    error = [np.var(values, ddof=1) / len(values) for values in (one, other)]
+    t = (np.mean(one) - np.mean(other)) / np.sqrt(sum(error))
+    freedom = sum(error) ** 2 / sum(part ** 2 / (len(values) - 1) for part, values in zip(error, (one, other)))
+    draws = np.abs(np.random.default_rng(0).standard_t(freedom, 400_000))
+    assert comparing.chance(one, other) == pytest.approx((draws > abs(t)).mean(), abs=1e-3)
+    assert comparing.chance(one, one) == 1
+
+
+def test_without_any_spread_there_is_no_chance():
+    assert np.isnan(comparing.chance([0.5, 0.5], [0.6, 0.6]))
 
 
 def test_one_seed_has_its_value_alone():
