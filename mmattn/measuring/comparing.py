@@ -195,9 +195,9 @@ def table(results: Sequence[Result], times: Sequence[Times]) -> str:
     for result, time in sorted(zip(results, times), key=lambda pair: -pair[0].mean):
         values = [f'{value:{accuracy.form}}' for value in result.values]
         if count > 1:
-            apart = [f'{result.mean - first.mean:+{accuracy.form}}', f'{chance(result.values, first.values):.2g}']
-            values = [f'{result.mean:{accuracy.form}} ± {result.spread:{accuracy.form}}', ', '.join(values),
-                      *(apart if result is not first else ['', ''])]
+            apart = ['', ''] if result is first else [
+                f'{result.mean - first.mean:+{accuracy.form}}', f'{chance(result.values, first.values):.2g}']
+            values = [f'{result.mean:{accuracy.form}} ± {result.spread:{accuracy.form}}', ', '.join(values), *apart]
         lines.append([result.network.name, *values, f'{time.training:.3f}',
                       f'{time.testing:.3f}', f'{result.memory:.0f}', f'{result.parameters:.2f}'])
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
