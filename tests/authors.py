@@ -75,3 +75,24 @@ def layout(model, family, convolutions=True):
                 shape = (*shape, 1, 1)
         state[theirs] = ours, shape
     return state
+
+
+CLASSIFIERS = dict(dat=('cls_norm.norm', 'cls_head'), crossformer=('norm', 'head'), biformer=('norm', 'head'))
+
+
+def classifier(model, family, convolutions=True):
+    """The parameters of a classifier of ours as they are in an authors' file.
+
+    Returns:
+        dict[str, torch.Tensor]
+    """
+    norm, head = CLASSIFIERS[family]
+    state = {}
+    for ours, value in model.state_dict().items():
+        theirs = ours.replace('neck.norm', norm).replace('head.fc', head)
+        if ours.startswith('backbone.'):
+            theirs = name_of(ours.removeprefix('backbone.'), family, convolutions)
+            if re.search(r'linear[12]\.0\.weight', theirs):
+                value = value[..., None, None]
+        state[theirs] = value
+    return state

@@ -158,7 +158,7 @@ def errors(case, dtype=torch.float32):
              for key, value in filler.state_dict(case).items()}
     conversion = convert(state, subject.translate)
     fit(conversion, subject.module)
-    subject.module.to(dtype).eval().load_state_dict(conversion.state)
+    subject.module.to(dtype).eval().load_state_dict(conversion.backbone)
     x = filler.image(case).to(dtype).requires_grad_()
     outputs = subject.run(x)
     outputs['grad_input'], = torch.autograd.grad(sum(out.square().mean() for out in outputs.values()), x)

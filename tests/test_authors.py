@@ -17,6 +17,6 @@ def test_names_are_those_of_the_authors_modules(name):
     conversion = convert({key: torch.zeros(shape) for key, shape in case['params'].items()}, authors.TRANSLATE[family])
     for theirs in case['params']:
         ours = authors.TRANSLATE[family](theirs, torch.zeros(1))[0]
-        if ours:
+        if ours and not ours.startswith(('neck.', 'head.')):
             assert authors.name_of(ours, family, convolutions='v1' not in name) == theirs
     assert conversion.state

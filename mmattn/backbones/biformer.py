@@ -146,11 +146,12 @@ class BiFormer(Pyramid):
     and 8 on ADE20K.
 
     Args:
-        arch: 'tiny', 'small', 'base', 'stl' (the layout of Swin-T), or a list of four dicts
+        arch: 'tiny', 'small', 'base', 'stl' (the layout of Swin-T, as the authors' code has it with channels first),
+            'stl-legacy' (as their first code has it: LePE of the last stage reads its input), or a list of four dicts
             with the fields of `BiFormerStage`.
         in_channels: channels of the image.
         stem: 'convolutional' has two 3 x 3 convolutions with stride 2, and one between stages; 'patch'
-            embeds patches that do not overlap, completed with zeros. None is 'patch' for 'stl' and 'convolutional'
+            embeds patches that do not overlap, completed with zeros. None is 'patch' for STL and 'convolutional'
             for the others.
         num_windows: regions along each side of the map, in all stages or each; None
             leaves what the stages say, 7 in the named architectures.
@@ -184,6 +185,7 @@ class BiFormer(Pyramid):
         'base': _arch((96, 192, 384, 768), (4, 4, 18, 4)),
         'stl': _arch((96, 192, 384, 768), (2, 2, 6, 2), mlp_ratio=4.0, pos_kernel_size=0, lepe_of='value',
                      routing=dict(pad='after')),
+        'stl-legacy': _arch((96, 192, 384, 768), (2, 2, 6, 2), mlp_ratio=4.0, pos_kernel_size=0),
     }
     translate = staticmethod(biformer.translate)
 
@@ -197,7 +199,7 @@ class BiFormer(Pyramid):
                 raise ArgumentError(f'routing={spec.routing!r} must be a dict of arguments')
             if mask_padding is not None:
                 spec.routing = {**(spec.routing or {}), 'mask_padding': mask_padding}
-        stem = stem or ('patch' if arch == 'stl' else 'convolutional')
+        stem = stem or ('patch' if arch in ('stl', 'stl-legacy') else 'convolutional')
         dims = [spec.embed_dims for spec in specs]
         rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))
         super().__init__(in_channels, Layout(

@@ -185,7 +185,7 @@ class CrossFormerPlusPlus(CrossFormer):
     """CrossFormer++ backbone: group sizes that grow with depth, and activation cooling layers.
 
     Args:
-        arch: 'small', 'base', 'large', or a list of four dicts with the fields of
+        arch: 'small', 'base', 'large', 'huge', or a list of four dicts with the fields of
             `CrossFormerStage`. The named ones have the groups and intervals of the published classifiers, in blocks as
             in the code that came with these; the published detectors and segmentors have others, and
             `far_groups='map'` (see configs/crossformer).
@@ -195,5 +195,6 @@ class CrossFormerPlusPlus(CrossFormer):
         as in `CrossFormer`.
     """
 
-    arch_zoo = {name: _arch(dims, (2, 2, 18, 2), (4, 4, 14, 7), (4, 2, 1, 1), far_groups='block', cooling=True)
-                for name, dims in (('small', 64), ('base', 96), ('large', 128))}
+    arch_zoo = {name: _arch(dims, depths, (4, 4, 14, 7), (4, 2, 1, 1), far_groups='block', cooling=True)
+                for name, dims, depths in (('small', 64, (2, 2, 18, 2)), ('base', 96, (2, 2, 18, 2)),
+                                           ('large', 128, (2, 2, 18, 2)), ('huge', 128, (6, 6, 18, 2)))}

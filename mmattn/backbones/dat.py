@@ -206,6 +206,8 @@ class DAT(Pyramid):
         pad_patches: complete the last row and column of patches with zeros. False leaves out what does not
             fill a patch, as the authors' code does; it matters where `patch_size` * 8 does not divide the image.
         convention: coordinates of deformable attention, 'dat' or 'dat_pp' (see `mmattn.ops.grid`).
+        window_sizes: side of the windows, in all stages or each; None leaves what the stages say, 7 in the named
+            architectures. The published DAT-B for images of 384 pixels has 12.
         mlp_ratio: hidden channels of an MLP / channels.
         pretrain_img_size: image side for which the position bias tables hold one entry per displacement;
             224 in the published models. Any image size works whatever this is.
@@ -241,12 +243,13 @@ class DAT(Pyramid):
     translate = staticmethod(dat.translate)
 
     def __init__(self, arch: str | Sequence[Mapping[str, Any]] = 'tiny', in_channels: int = 3, *, patch_size: int = 4,
-                 stem: str = 'patch', pad_patches: bool = True, convention: str = 'dat', mlp_ratio: float = 4.0,
+                 stem: str = 'patch', pad_patches: bool = True, convention: str = 'dat',
+                 window_sizes: int | Sequence[int] | None = None, mlp_ratio: float = 4.0,
                  pretrain_img_size: int = 224, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
                  drop_path_rate: float = 0.0, with_cp: bool = False, **pyramid: Any) -> None:
         check_at_least('patch_size', patch_size, 1)
         check_at_least('pretrain_img_size', pretrain_img_size, 1)
-        specs = resolve_stages(arch, self.arch_zoo, DATStage)
+        specs = resolve_stages(arch, self.arch_zoo, DATStage, window_size=window_sizes)
         shared = Shared(convention, mlp_ratio, drop_rate, attn_drop_rate)
         dims = [spec.embed_dims for spec in specs]
         rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))

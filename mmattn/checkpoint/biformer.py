@@ -7,7 +7,8 @@ from mmattn.checkpoint.rules import Rules, apply_inside, apply_rules
 
 # (authors' pattern, our name); the first that matches the whole name wins. An empty name drops the entry.
 RULES: Rules = [
-    (r'(?:norm|pre_logits|head)\..+', ''),
+    (r'norm\.(\w+)', r'neck.norm.\1'),
+    (r'head\.(\w+)', r'head.fc.\1'),
     (r'downsample_layers\.0\.(\d\.\w+)', r'stem.\1'),
     (r'downsample_layers\.(\d)\.(\d\.\w+)', lambda m: f'downsamples.{int(m[1]) - 1}.{m[2]}'),
     (r'extra_norms\.(\d\.\w+)', r'norms.\1'),
@@ -34,8 +35,7 @@ def translate(key: str, value: Tensor) -> tuple[str | None, Tensor]:
     """Our name and layout for a parameter of an authors' backbone.
 
     Returns:
-        the name is '' where the entry belongs to the classifier, None where it is unknown.
-        A 1 x 1 convolution becomes the matrix of a linear map.
+        the name is None where it is unknown. A 1 x 1 convolution becomes the matrix of a linear map.
     """
     return _with_layout(apply_rules(RULES, key.replace('_checkpoint_wrapped_module.', '')), value)
 

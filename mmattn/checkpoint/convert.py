@@ -10,6 +10,8 @@ from mmattn.errors import CheckpointError, some
 
 BACKBONE = 'backbone.'
 PARTS = 'stem', 'stages', 'downsamples', 'norms'       # of our backbones; authors' files have others, too
+TABLES = 'rpe_table', 'relative_position_bias_table'
+CLASSIFIER = 'neck.', 'head.'       # what comes behind the backbone in a classifier
 
 Translate = Callable[[str, Tensor], tuple[str | None, Tensor]]
 
@@ -31,6 +33,12 @@ class Conversion:
     dropped: list[str] = field(default_factory=list)
     resized: dict[str, tuple[Size, Size]] = field(default_factory=dict)
 
+    @property
+    def backbone(self) -> dict[str, Tensor]:
+        """The parameters of the backbone, named as in the backbone alone."""
+        return {name.removeprefix(self.prefix): value for name, value in self.state.items()
+                if name.startswith(self.prefix)}
+
     def __str__(self) -> str:
         renamed = {old: new for old, new in self.renamed.items() if new in self.state}      # others were dropped later
         lines = [*(f'renamed {old} -> {new}' for old, new in renamed.items()),
@@ -43,30 +51,35 @@ class Conversion:
 
 def convert(state: Mapping[str, Tensor], translate: Translate) -> Conversion:
     """Authors' names -> ours. In the file of a whole detector or segmentor the backbone is converted and everything
-    else kept: necks and heads have the same names in all versions of mmdet and mmseg.
+    else kept: necks and heads have the same names in all versions of mmdet and mmseg. The file of a classifier, whose
+    norm and head lie beside the stages, becomes one of mmpretrain's `ImageClassifier` with `NormalizedPooling`.
 
     Args:
         state: the authors' parameters.
-        translate: our name and value for a backbone parameter; the name is '' to drop it, None if unknown.
+        translate: our name and value for a backbone parameter; the name is '' to drop it, None if unknown, and starts
+            as `CLASSIFIER` says for what a classifier has behind the backbone.
 
     Raises:
         CheckpointError: names that `translate` does not know, some of them named.
     """
-    prefix = BACKBONE if any(key.startswith(BACKBONE) for key in state) else ''
-    result, unknown = Conversion({}, prefix), []
+    theirs = BACKBONE if any(key.startswith(BACKBONE) for key in state) else ''
+    inside = {key: translate(key.removeprefix(theirs), value) for key, value in state.items() if key.startswith(theirs)}
+    classifies = not theirs and any((name or '').startswith(CLASSIFIER) for name, _ in inside.values())
+    result, unknown = Conversion({}, BACKBONE if classifies else theirs), []
     for key, value in state.items():
-        if not key.startswith(prefix):
+        if key not in inside:
             result.state[key] = value
             continue
-        name, value = translate(key.removeprefix(prefix), value)
+        name, value = inside[key]
         if name is None:
             unknown.append(key)
-        elif name == '':
+        elif name == '' or (theirs and name.startswith(CLASSIFIER)):
             result.dropped.append(key)
         else:
-            result.state[prefix + name] = value
-            if prefix + name != key:
-                result.renamed[key] = prefix + name
+            name = name if name.startswith(CLASSIFIER) else result.prefix + name
+            result.state[name] = value
+            if name != key:
+                result.renamed[key] = name
     if unknown:
         raise CheckpointError(f'{len(unknown)} of {len(state)} names are not of this family: {some(unknown)}')
     return result
@@ -89,12 +102,11 @@ def fit(conversion: Conversion, model: HasState, left_out: Callable[[str], bool]
             them are named.
     """
     prefix, state = conversion.prefix, conversion.state
-    found = compare({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)},
-                    model)
+    found = compare(conversion.backbone, model)
     targets = model.state_dict()
     for name, shapes in found.other_shape.items():
         conversion.resized[prefix + name] = shapes
-        state[prefix + name] = _resize(prefix + name, state[prefix + name], shapes[1])
+        state[prefix + name] = resize(prefix + name, state[prefix + name], shapes[1])
     extra = []
     for name in found.unknown:
         if _is_unused(name, targets) or (left_out and left_out(name)):
@@ -110,7 +122,7 @@ def fit(conversion: Conversion, model: HasState, left_out: Callable[[str], bool]
                                   f'it {what} {len(wrong)} parameters: {some(wrong)}')
 
 
-def _resize(name: str, value: Tensor, shape: Size) -> Tensor:
+def resize(name: str, value: Tensor, shape: Size) -> Tensor:
     """A bias table of another map or window size."""
     leaf = name.rpartition('.')[2]
     if leaf == 'rpe_table' and value.ndim == 3 and len(value) == shape[0]:

@@ -5,7 +5,9 @@ from mmattn.checkpoint.rules import Rules, apply_inside, apply_rules
 
 # (authors' pattern, our name); the first that matches the whole name wins. An empty name drops the entry.
 RULES: Rules = [
-    (r'(?:norm|head)\.\w+|.+\.(?:attn_mask|biases|relative_position_index)', ''),
+    (r'.+\.(?:attn_mask|biases|relative_position_index)', ''),
+    (r'norm\.(\w+)', r'neck.norm.\1'),
+    (r'head\.(\w+)', r'head.fc.\1'),
     (r'patch_embed\.projs\.(\d\.\w+)', r'stem.0.convs.\1'),
     (r'patch_embed\.norm\.(\w+)', r'stem.1.\1'),
     (r'layers\.(\d)\.downsample\.norm\.(\w+)', r'downsamples.\1.0.\2'),
@@ -28,7 +30,6 @@ def translate(key: str, value: Tensor) -> tuple[str | None, Tensor]:
     """Our name for a parameter of an authors' backbone, and its value.
 
     Returns:
-        the name is '' where the entry belongs to the classifier or is computed, None where
-        it is unknown.
+        the name is '' where the entry is computed, None where it is unknown.
     """
     return apply_rules(RULES, key), value

@@ -5,8 +5,7 @@ from torch import Tensor
 
 from mmattn.checkpoint.rules import Rules, apply_inside, apply_rules
 
-# (authors' pattern, our name); the first that matches the whole name wins. An empty name drops the entry: it is
-# derived, or belongs to the classifier.
+# (authors' pattern, our name); the first that matches the whole name wins. An empty name drops the entry.
 ATTENTION: Rules = [
     (r'relative_position_index|attn_mask', ''),
     (r'conv_offset\.([03])\.(\w+)', r'offset.\1.\2'),
@@ -29,7 +28,8 @@ BACKBONE: Rules = [
     (r'down_projs\.(\d)\.0\.(\w+)', r'downsamples.\1.0.\2'),
     (r'down_projs\.(\d)\.1\.norm\.(\w+)', r'downsamples.\1.1.\2'),
     (r'norms\.(\d)\.norm\.(\w+)', r'norms.\1.\2'),
-    (r'cls_(norm\.norm|head)\.\w+', ''),
+    (r'cls_norm\.norm\.(\w+)', r'neck.norm.\1'),
+    (r'cls_head\.(\w+)', r'head.fc.\1'),
 ]
 BLOCK: Rules = [
     (r'layer_norms\.(\d+)\.norm\.(\w+)', lambda m: f'{int(m[1]) // 2}.norm{int(m[1]) % 2 + 1}.{m[2]}'),
@@ -46,8 +46,8 @@ def translate(key: str, value: Tensor) -> tuple[str | None, Tensor]:
     """Our name and layout for a parameter of an authors' backbone.
 
     Returns:
-        the name is '' where the entry is derived or belongs to the classifier, None where
-        it is unknown. A 1 x 1 convolution becomes the matrix of a linear map.
+        the name is '' where the entry is derived, None where it is unknown. A 1 x 1 convolution becomes the matrix of a
+        linear map.
     """
     name = rename(key)
     return name, value.flatten(1) if name and '.mlp.fc' in name and value.ndim == 4 else value

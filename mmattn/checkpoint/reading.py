@@ -18,6 +18,7 @@ from mmattn.errors import CheckpointError
 CONTAINERS = ('yacs.config.CfgNode', 'argparse.Namespace', 'addict.addict.Dict', 'mmcv.utils.config.ConfigDict',
               'mmengine.config.config.ConfigDict')
 
+WEIGHTS = 'model', 'module'        # keys of the parameters in files of other programs than MMEngine
 MapLocation = str | torch.device | Callable[..., Any] | None
 
 
@@ -110,6 +111,16 @@ def _statistic(owner: object, name: str) -> Any:
     return getattr(owner, name)
 
 
+def named_as_ours(content: Any) -> Any:
+    """The content of a checkpoint, with its parameters under 'state_dict', where MMEngine looks for them; files of
+    classifiers have them under 'model'."""
+    if isinstance(content, dict) and not isinstance(content.get('state_dict'), dict):
+        for name in WEIGHTS:
+            if isinstance(content.get(name), dict):
+                return {**content, 'state_dict': content[name]}
+    return content
+
+
 def state_dict_of(content: Mapping[str, Any], path: str | os.PathLike[str] = 'the checkpoint') -> dict[str, Tensor]:
     """The parameters in a checkpoint: under 'state_dict', 'model' or 'module', or the dict itself, without the
     'module.' that data-parallel training puts before names.
@@ -117,7 +128,7 @@ def state_dict_of(content: Mapping[str, Any], path: str | os.PathLike[str] = 'th
     Raises:
         CheckpointError: there is no dict of tensors.
     """
-    for name in ('state_dict', 'model', 'module'):
+    for name in ('state_dict', *WEIGHTS):
         if isinstance(content.get(name), dict):
             content = content[name]
             break

@@ -1,7 +1,7 @@
 """Turn an authors' checkpoint of a classifier, detector or segmentor into ours.
 
-Prints what it renamed, dropped and resized. Of a classifier the backbone is kept; of a detector or segmentor
-everything. Reading the file runs no code that it carries.
+Prints what it renamed, dropped and resized. Everything is kept, heads too: a classifier becomes one that the configs
+below `imagenet` describe. Reading the file runs no code that it carries.
 """
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

@@ -61,7 +61,7 @@ def test_batch_norms_keep_their_statistics_with_norm_eval():
 
 
 @pytest.mark.parametrize(('options', 'message'), [
-    (dict(arch='huge'), "arch='huge' is unknown; choose one of tiny, small, base, stl, or give a list of stages"),
+    (dict(arch='huge'), "arch='huge' is unknown; choose one of tiny, small, base, stl, stl-legacy, or give"),
     (dict(arch=[dict(embed_dims=9, num_heads=3, blocks='Q')]), "block 'Q' in blocks='Q' is unknown; use R"),
     (dict(arch=[dict(embed_dims=10, num_heads=3, blocks='R')]), 'embed_dims=10 is not divisible by num_heads=3'),
     (dict(arch=[dict(embed_dims=9, num_heads=3, blocks='R', mlp='conv')]), "mlp='conv' is unknown; choose one of lin"),

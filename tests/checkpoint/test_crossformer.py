@@ -32,7 +32,8 @@ def test_foreign_names_are_refused(key):
     ('layers.2.blocks.5.attn.pos.pos1.0.weight', 'stages.2.blocks.5.attn.position_bias.net.1.weight'),
     ('layers.2.blocks.5.ex_conv.weight', 'stages.2.blocks.5.cooling.0.weight'),
     ('layers.0.blocks.0.norm_cpe.bias', 'stages.0.blocks.0.position.norm.bias'),
-    ('layers.0.blocks.1.attn_mask', ''), ('layers.0.blocks.1.attn.biases', ''), ('head.weight', ''), ('norm.bias', ''),
+    ('layers.0.blocks.1.attn_mask', ''), ('layers.0.blocks.1.attn.biases', ''),
+    ('head.weight', 'head.fc.weight'), ('norm.bias', 'neck.norm.bias'),
 ])
 def test_names_by_hand(theirs, ours):
     assert translate(theirs, torch.zeros(1))[0] == ours

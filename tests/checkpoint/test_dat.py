@@ -17,7 +17,7 @@ def test_every_name_of_the_authors_model_is_known_and_reached_once(name):
     names = [rename(key) for key in case['params']]
     assert None not in names
     kept = [name for name in names if name]
-    assert len(kept) == len(set(kept)) == len(names) - 4        # cls_norm and cls_head are dropped
+    assert len(kept) == len(set(kept)) == len(names)
     assert all(rename(key) == '' for key in case['buffers'])
     assert rename('norms.1.norm.weight') == 'norms.1.weight'
 
@@ -132,8 +132,11 @@ def test_full_size_checkpoints_convert_with_nothing_missing_and_nothing_unexpect
     result = convert(theirs, translate)
     with torch.device('meta'):
         ours = model('tiny', out_norm=kind != 'classifier').state_dict()
-    heads = {key for key in theirs if kind != 'classifier' and not key.startswith('backbone.')}
+    assert result.prefix == 'backbone.'
+    heads = {key: value.shape for key, value in theirs.items() if not key.startswith('backbone.')}
+    if kind == 'classifier':
+        heads = {f'{ours}.{leaf}': heads[f'{authors}.{leaf}'] for leaf in ('weight', 'bias')
+                 for authors, ours in (('cls_norm.norm', 'neck.norm'), ('cls_head', 'head.fc'))}
     assert {key: value.shape for key, value in result.state.items()} == (
-        {result.prefix + key: value.shape for key, value in ours.items()} | {key: theirs[key].shape for key in heads})
-    assert heads <= set(result.state)
+        {f'backbone.{key}': value.shape for key, value in ours.items()} | heads)
     assert len(theirs) == len(result.state) + len(result.dropped)

@@ -38,12 +38,13 @@ def test_a_detector_converts_for_a_config_and_loads(run, files):
 
 def test_a_classifier_converts_without_a_config(run, files):
     model, source, target, _ = files
-    torch.save({'model': authors(model) | {'cls_head.weight': torch.zeros(3)}}, source)
+    torch.save({'model': authors(model) | {'cls_head.weight': torch.full((3, 2), 7.)}}, source)
     done = run(TOOL, 'dat', source, target)
-    assert 'dropped cls_head.weight' in done.stdout
+    assert 'renamed cls_head.weight -> head.fc.weight' in done.stdout
     state = torch.load(target, weights_only=True)['state_dict']
+    assert torch.equal(state.pop('head.fc.weight'), torch.full((3, 2), 7.))
     assert {name: value.shape for name, value in state.items()} == {
-        name: value.shape for name, value in model.state_dict().items()}
+        f'backbone.{name}': value.shape for name, value in model.state_dict().items()}
 
 
 @pytest.mark.parametrize(('family', 'case', 'theirs', 'ours'), [
