@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mmengine.registry import Registry
 
 SPLITS = ('train', 'val', 'test')
+DENSE = ('mmdet', 'mmseg')      # libraries of dense prediction
+LIBRARIES = (*DENSE, 'mmpretrain')
 CONFIGS = Path(__file__).parent / '.mim/configs'        # as they are installed with the package
 
 
@@ -110,11 +112,22 @@ def is_segmentation(cfg: Config) -> bool:
     return cfg.get('default_scope') == 'mmseg'
 
 
-def check_scope(cfg: Config, what: str) -> None:
-    """Raise UsageError unless a config is of mmdet or mmseg, the only ones that can be `what`."""
+def is_detection(cfg: Config) -> bool:
+    """Whether a config is of mmdet: of neither of the others, where it names the library in every type."""
+    return not (is_segmentation(cfg) or is_classification(cfg))
+
+
+def is_classification(cfg: Mapping[str, Any]) -> bool:
+    """Whether a config is of mmpretrain."""
+    return cfg.get('default_scope') == 'mmpretrain'
+
+
+def check_scope(cfg: Config, what: str, libraries: Sequence[str] = DENSE) -> None:
+    """Raise UsageError unless a config is of one of the libraries, the only ones whose configs can be `what`."""
     scope = cfg.get('default_scope')
-    if scope not in ('mmdet', 'mmseg'):
-        raise UsageError(f'default_scope={scope!r}: only mmdet and mmseg configs can be {what}')
+    if scope not in libraries:
+        known = f'{", ".join(libraries[:-1])} and {libraries[-1]}'
+        raise UsageError(f'default_scope={scope!r}: only {known} configs can be {what}')
 
 
 def datasets_below(node: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:

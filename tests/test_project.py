@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmattn
-from mmattn.openmmlab import DISTRIBUTIONS
+from mmattn.openmmlab import COMMON_EXTRAS, DISTRIBUTIONS, EXTRAS
 from tests.conftest import ROOT
 
 if sys.version_info >= (3, 11):
@@ -75,9 +75,11 @@ def test_a_program_sees_the_types_of_the_installed_package(wheel, tmp_path):
     assert done.stdout.splitlines() == ['Success: no issues found in 1 source file']
 
 
-@pytest.mark.parametrize(('extra', 'place'), [('onedl', 0), ('openmmlab', 1)])
+@pytest.mark.parametrize(('extra', 'place'), [
+    ('onedl', 0), ('openmmlab', 1), ('pretrain', 0), ('openmmlab-pretrain', 1)])
 def test_an_extra_installs_the_versions_that_are_checked(extra, place):
-    needed = [''.join(list(distributions.items())[place]) for distributions in DISTRIBUTIONS.values()]
+    needed = [''.join(list(distributions.items())[place]) for module, distributions in DISTRIBUTIONS.items()
+              if EXTRAS.get(module, COMMON_EXTRAS)[place] == extra]
     assert PROJECT['optional-dependencies'][extra][:len(needed)] == needed
 
 

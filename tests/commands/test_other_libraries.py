@@ -11,22 +11,25 @@ from tests.conftest import ROOT, loader_options
 
 SEG = ROOT / 'configs/demo/upernet_dat_scenes.py'
 CONFIG = """
-default_scope = 'mmpretrain'
+default_scope = '{}'
 model = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18))
 train_dataloader = test_dataloader = dict(batch_size=2, num_workers=0, dataset=dict(type='CIFAR10'))
 """
+ALL, DENSE = 'mmdet, mmseg and mmpretrain', 'mmdet and mmseg'
 
 
-@pytest.mark.parametrize(('tool', 'after', 'verb'), [
-    ('train', (), 'trained'), ('test', ('x.pth',), 'tested'), ('replay', ('x.pth',), 'replayed'),
-    ('check_data', (), 'checked'), ('get_flops', (), 'counted'), ('analyze', ('x.pkl',), 'analyzed'),
-    ('analyze_points', ('x.pth',), 'measured'), ('benchmark', (), 'measured')])
-def test_a_classifier_is_refused(one_line, tmp_path, tool, after, verb):
+@pytest.mark.parametrize(('scope', 'tool', 'after', 'known', 'verb'), [
+    ('mmagic', 'train', (), ALL, 'trained'), ('mmagic', 'test', ('x.pth',), ALL, 'tested'),
+    ('mmagic', 'replay', ('x.pth',), ALL, 'replayed'), ('mmagic', 'check_data', (), ALL, 'checked'),
+    ('mmagic', 'get_flops', (), ALL, 'counted'), ('mmpretrain', 'analyze', ('x.pkl',), DENSE, 'analyzed'),
+    ('mmpretrain', 'analyze_points', ('x.pth',), DENSE, 'measured'),
+    ('mmpretrain', 'init_config', ('--data', ''), DENSE, 'taken'), ('mmpretrain', 'benchmark', (), DENSE, 'measured')])
+def test_another_library_is_refused(one_line, tmp_path, scope, tool, after, known, verb):
     config = tmp_path / 'config.py'
-    config.write_text(CONFIG)
+    config.write_text(CONFIG.format(scope))
     torch.save({}, tmp_path / 'x.pth')
-    line = one_line(f'tools/{tool}.py', config, *(tmp_path / name for name in after))
-    assert line == f"error: default_scope='mmpretrain': only mmdet and mmseg configs can be {verb}"
+    line = one_line(f'tools/{tool}.py', config, *(name if name.startswith('--') else tmp_path / name for name in after))
+    assert line == f"error: default_scope={scope!r}: only {known} configs can be {verb}"
 
 
 def with_library(node, registries, scope):
