@@ -10,7 +10,7 @@ maps, and counts as one part.
 from argparse import ArgumentParser, Namespace
 
 from mmattn.commands.options import add_config, changed_config
-from mmattn.config import check_scope
+from mmattn.config import LIBRARIES, check_scope
 from mmattn.errors import UsageError
 from mmattn.measuring.flops import SHAPES, Count, count_model
 
@@ -18,14 +18,15 @@ from mmattn.measuring.flops import SHAPES, Count, count_model
 def add_arguments(parser: ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
-                        help='of the image; default 800 1280 for detection, 512 2048 for segmentation')
+                        help='of the image; default 800 1280 for detection, 512 2048 for segmentation, 224 224 for '
+                             'classification')
 
 
 def run(args: Namespace) -> None:
     if args.shape and min(args.shape) < 1:
         raise UsageError(f'--shape {args.shape[0]} {args.shape[1]}: both sides must be at least 1')
     cfg = changed_config(args)
-    check_scope(cfg, 'counted')
+    check_scope(cfg, 'counted', LIBRARIES)
     shape = args.shape or SHAPES[cfg.default_scope]
     counts = count_model(cfg, shape)
     counts['total'] = sum(counts.values(), Count())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from mmattn.config import check_scope, read_config
+from mmattn.config import LIBRARIES, check_scope, read_config
 from mmattn.openmmlab import choose_checkpoint_reading
 
 CFG_OPTIONS_HELP = ('settings to override, key=value pairs separated by spaces; nested keys with dots, lists as '
@@ -49,10 +49,10 @@ def changed_config(args: Namespace) -> Config:
 
 
 def check_library(cfg: Config, what: str) -> None:
-    """Raise UsageError where a config is of another library than mmdet and mmseg. One without a default scope may name
-    the library in every type, as in 'mmdet.RetinaNet'."""
+    """Raise UsageError where a config is of another library than ours. One without a default scope may name the library
+    in every type, as in 'mmdet.RetinaNet'."""
     if cfg.get('default_scope') is not None:
-        check_scope(cfg, what)
+        check_scope(cfg, what, LIBRARIES)
 
 
 def runner_config(args: Namespace, what: str) -> Config:

@@ -1,7 +1,8 @@
 """Predict for images, folders and videos.
 
 Writes predictions.json and pictures: of a detector, its boxes and masks as COCO has them; of a segmentor, label maps
-and the areas of the classes. A video gives a video. What cannot be read is named, skipped and counted.
+and the areas of the classes; of a classifier, the surest classes. A video gives a video. What cannot be read is named,
+skipped and counted.
 """
 import sys
 from argparse import ArgumentParser, Namespace

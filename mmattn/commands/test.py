@@ -1,4 +1,4 @@
-"""Test a detector or a segmentor; print COCO AP or mIoU.
+"""Test a detector, a segmentor or a classifier; print COCO AP, mIoU or accuracy.
 
 A file that `mmattn export` wrote is tested as a checkpoint is: on the same data, by the same evaluator, in onnxruntime.
 """
@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from mmattn.checkpoint.files import check_file
 from mmattn.commands.options import add_runner, runner_config
-from mmattn.config import datasets_with_pipeline, evaluators, is_segmentation
+from mmattn.config import datasets_with_pipeline, evaluators, is_classification, is_detection, is_segmentation
 from mmattn.datasets.checking import check_annotations, check_paths
 from mmattn.datasets.skipping import leave_out
 from mmattn.deployment.evaluating import put_in
@@ -69,6 +69,9 @@ def draw_into(cfg: Config, folder: str) -> None:
     hook = cfg.default_hooks.get('visualization')
     if hook is None:
         raise UsageError('--show-dir needs default_hooks.visualization in the config, and there is none')
+    if is_classification(cfg):
+        hook.update(enable=True, interval=1, out_dir=folder)
+        return
     hook.draw = True
     if is_segmentation(cfg):
         cfg.visualizer.save_dir = folder            # pictures in vis_data/vis_image
@@ -81,7 +84,7 @@ def augment(cfg: Config) -> None:
     """Test every image several times, and merge what is predicted: as the config says in tta_model and tta_pipeline, or
     for a detector that does not say, as it is and flipped."""
     datasets = datasets_with_pipeline(cfg, 'test')
-    if not is_segmentation(cfg) and 'tta_model' not in cfg:
+    if is_detection(cfg) and 'tta_model' not in cfg:
         if (cfg.model.get('roi_head') or {}).get('mask_head'):
             raise UsageError('--tta: mmdet merges boxes only, and this model predicts masks')
         cfg.tta_model = dict(type='DetTTAModel', tta_cfg=dict(
@@ -108,10 +111,12 @@ def write_predictions(cfg: Config, out: str) -> None:
     """Ask the evaluators to keep the predictions."""
     metrics = evaluators(cfg, 'test')
     if out.endswith(('.pkl', '.pickle')):
-        kind = 'DumpResults' if is_segmentation(cfg) else 'mmdet.DumpDetResults'
+        kind = 'mmdet.DumpDetResults' if is_detection(cfg) else 'DumpResults'
         metrics = [*metrics, dict(type=kind, out_file_path=out)]
     elif is_segmentation(cfg):
         metrics[0].output_dir = out
+    elif is_classification(cfg):
+        raise UsageError(f'--out {out}: scores of classes go to one file, name it .pkl or .pickle')
     else:
         raise UsageError(f'--out {out}: detections go to one file, name it .pkl or .pickle')
     wrapped = isinstance(cfg.test_evaluator, Mapping) and 'metrics' in cfg.test_evaluator

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from mmattn.commands.options import add_config, add_score, add_trust
+from mmattn.config import check_scope
 from mmattn.errors import ArgumentError, UsageError
 from mmattn.inference import Inferencer
 from mmattn.visualization import Record, record_attention
@@ -56,6 +57,8 @@ def run(args: Namespace) -> None:
     trust = args.trust_checkpoint
     models = [Inferencer(args.config, args.checkpoint, options=args.cfg_options, trust_checkpoint=trust),
               *(Inferencer(*pair, trust_checkpoint=trust) for pair in args.beside)]
+    for model in models:
+        check_scope(model.cfg, 'drawn')
     out = Path(args.out_dir or Path('work_dirs/visualize') / models[0].name)
     choice = Choice(bool(args.layer), args.most, args.head, args.group)
     for path, image in images.items():

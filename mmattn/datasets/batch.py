@@ -19,8 +19,9 @@ from mmattn.config import datasets_below
 from mmattn.datasets.findings import Findings, fact
 from mmattn.errors import UsageError
 
-STYLES = dict(mmdet=dict(type='DetLocalVisualizer', line_width=2, alpha=0.6),
-              mmseg=dict(type='SegLocalVisualizer', alpha=0.5))
+STYLES: dict[str, dict[str, Any]] = dict(
+    mmdet=dict(type='DetLocalVisualizer', line_width=2, alpha=0.6), mmseg=dict(type='SegLocalVisualizer', alpha=0.5),
+    mmpretrain=dict(type='UniversalVisualizer'))
 DRAWN = 8           # images of the batch in the picture and in lines
 
 
@@ -57,12 +58,13 @@ def describe(image: Tensor, sample: Any) -> str:
     values = [(key, getattr(value, 'masks', value)) for key, value in values]       # BitmapMasks hold an array
     shapes = [f'{key} {tuple(value.shape)} {str(value.dtype).removeprefix("torch.")}' if hasattr(value, 'shape')
               else f'{key} {len(value)}' for key, value in values]
+    shapes += [f'label {int(sample.gt_label)}'] if 'gt_label' in sample else []
     return f'  {os.path.basename(sample.get("img_path", "?"))}: {", ".join(shapes)}'
 
 
 def draw(scope: str, metainfo: Mapping[str, Any], images: Sequence[Tensor], samples: Sequence[Any],
          out: str | os.PathLike[str]) -> None:
-    """The images side by side, with their boxes and masks or label maps."""
+    """The images side by side, with their boxes and masks, label maps or labels."""
     visualizer = VISUALIZERS.build(dict(STYLES[scope], name='check_data'))
     visualizer.dataset_meta = metainfo
     pictures = []
@@ -71,6 +73,9 @@ def draw(scope: str, metainfo: Mapping[str, Any], images: Sequence[Tensor], samp
         if 'bboxes' in instances:       # the visualizer takes no HorizontalBoxes
             instances.bboxes = getattr(instances.bboxes, 'tensor', instances.bboxes)
         pixels = image.clamp(0, 255).byte().flip(0).permute(1, 2, 0).contiguous().numpy()    # OpenCV's BGR to RGB
+        if scope == 'mmpretrain':
+            pictures.append(visualizer.visualize_cls(pixels, sample, draw_pred=False))
+            continue
         visualizer.add_datasample('', pixels, sample, draw_pred=False)
         pictures.append(visualizer.get_image())
     height = max(picture.shape[0] for picture in pictures)

@@ -10,11 +10,12 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmattn.config import SPLITS, check_scope, dataset_class, datasets_below, evaluators
+from mmattn.config import LIBRARIES, SPLITS, check_scope, dataset_class, datasets_below, evaluators, is_classification
 from mmattn.datasets import coco
 from mmattn.datasets.batch import check_batch, quiet
 from mmattn.datasets.findings import Finding, Findings, fact, first, guarded, problem, warning
 from mmattn.datasets.label_maps import check_label_maps
+from mmattn.datasets.labelled_images import check_labelled_images
 from mmattn.datasets.processes import on_the_first
 from mmattn.datasets.voc import check_voc
 from mmattn.errors import UsageError, some
@@ -29,7 +30,7 @@ def check(cfg: Config, out: str | os.PathLike[str], splits: Sequence[str] = SPLI
     """Check the data sets of a config, then draw a training batch.
 
     Args:
-        cfg: the whole config, of mmdet or mmseg.
+        cfg: the whole config, of mmdet, mmseg or mmpretrain.
         out: file of the picture.
         splits: 'train', 'val', 'test'; those that the config lacks are skipped.
         limit: most images of a data set to decode, spread over it; 0 for all.
@@ -40,7 +41,7 @@ def check(cfg: Config, out: str | os.PathLike[str], splits: Sequence[str] = SPLI
     Raises:
         UsageError: the config is of another library, or a data set is in another format.
     """
-    check_scope(cfg, 'checked')
+    check_scope(cfg, 'checked', LIBRARIES)
     splits = [split for split in splits if cfg.get(f'{split}_dataloader')]
     faulty = False
     for finding in check_splits(cfg, splits, limit):
@@ -69,7 +70,7 @@ def check_splits(cfg: Config, splits: Sequence[str], limit: int) -> Iterator[Fin
             classes = yield from guarded(problem, place, check_dataset(cfg, split, place, node, expected, limit))
             if classes and not expected:
                 expected = classes
-                yield from check_heads(cfg.get('model'), classes)
+                yield from check_heads(cfg, classes)
         yield from check_evaluators(cfg, split)
 
 
@@ -81,8 +82,12 @@ def check_dataset(cfg: Config, split: str, place: str, node: Mapping[str, Any], 
         UsageError: it is in a format that no check is for.
     """
     dataset = described(cfg, node)
+    if is_classification(cfg):
+        dataset.full_init()     # the names of the classes may be those of folders
     classes = yield from classes_of(place, dataset, expected)
-    if cfg.default_scope == 'mmseg':
+    if is_classification(cfg):
+        yield from check_labelled_images(place, dataset, classes, limit)
+    elif cfg.default_scope == 'mmseg':
         yield from check_label_maps(place, dataset, classes, limit)
     elif reads_as(dataset, 'CocoDataset'):
         with_masks = any(transform.get('with_mask') for transform in node.get('pipeline', ()))
@@ -122,11 +127,14 @@ def reads_as(dataset: Any, kind: str) -> bool:
         type(dataset).load_data_list is getattr(datasets, kind).load_data_list)
 
 
-def check_heads(model: Mapping[str, Any] | None, classes: Sequence[str]) -> Iterator[Finding]:
-    """Every num_classes of the model's heads is the number of classes."""
+def check_heads(cfg: Mapping[str, Any], classes: Sequence[str]) -> Iterator[Finding]:
+    """Every num_classes of the model's heads is the number of classes, and so is that of a data preprocessor that makes
+    vectors of labels."""
+    model = cfg.get('model')
     if not model or 'language_model' in model:      # whose heads count words
         return
-    wrong = [f'{key}={value}' for key, value in heads(model, 'model') if value != len(classes)]
+    found = [*heads(model, 'model'), *heads(cfg.get('data_preprocessor'), 'data_preprocessor')]
+    wrong = [f'{key}={value}' for key, value in found if value != len(classes)]
     if wrong:
         yield problem(', '.join(wrong), f'the data set has {len(classes)} classes, set {len(classes)}')
 
@@ -178,9 +186,12 @@ def check_paths(cfg: Mapping[str, Any], *splits: str) -> None:
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         for key, dataset in datasets_below(loader, f'{split}_dataloader') if loader else ():
-            root = dataset.get('data_root') or ''
+            root, prefix = dataset.get('data_root') or '', dataset.get('data_prefix') or {}
             wanted = {'ann_file': dataset.get('ann_file')}
-            wanted.update({f'data_prefix.{k}': v for k, v in (dataset.get('data_prefix') or {}).items()})
+            if is_classification(cfg):
+                wanted['data_prefix' if prefix else 'split'] = prefix or dataset.get('split')
+            else:
+                wanted.update({f'data_prefix.{k}': v for k, v in prefix.items()})
             for name, value in wanted.items():
                 _check_exists(f'{key}.{name}', os.path.join(root, value) if value else None,
                               f'{key}.data_root={root!r}')
@@ -230,7 +241,7 @@ def _of_annotations(cfg: Config, split: str, expected: Sequence[str]) -> Finding
                 yield from coco.check_classes(split, dataset.ann_file, content, classes)
         if not expected:
             expected = classes
-            yield from check_heads(cfg.get('model'), classes)
+            yield from check_heads(cfg, classes)
     yield from check_evaluators(cfg, split)
     return expected
 

@@ -108,19 +108,29 @@ def scene(split: str, number: int, size: tuple[int, int] = SIZE,
         radius = rng.uniform(*RADIUS)
         center = rng.uniform(0.6 * radius, np.array(size[::-1]) - 0.6 * radius)
         corners = outline(CLASSES[label], center, radius, rng.uniform(-TILT, TILT))
-        hue = (label + rng.uniform(-HUE_SPREAD, HUE_SPREAD)) / len(CLASSES)
-        surface = texture(rng, size, hue, rng.uniform(0.5, 0.9))
-        covered = np.zeros(size, np.uint8)
-        cv2.fillPoly(covered, [np.round(corners * 16).astype(np.int32)], 1, shift=4)
-        mask = covered > 0
+        surface, mask = shape(rng, size, label, corners)
         if any((seen & ~mask).sum() < VISIBLE * area for seen, area in zip(visible, areas)):
             continue                            # it would hide another shape: leave it out
         image = np.where(mask[..., None], surface, image)
         visible = [seen & ~mask for seen in visible] + [mask]
         labels.append(label)
         areas.append(mask.sum())
-    image = cv2.GaussianBlur(np.clip(image, 0, 255).astype(np.uint8), (3, 3), 0.6)
-    return image, np.array(labels), np.array(visible)
+    return photograph(image), np.array(labels), np.array(visible)
+
+
+def shape(rng: np.random.Generator, size: tuple[int, int], label: int,
+          corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A shape: its surface, (H, W, 3) float32 BGR of the colour of its class, and its mask, (H, W) bool."""
+    hue = (label + rng.uniform(-HUE_SPREAD, HUE_SPREAD)) / len(CLASSES)
+    surface = texture(rng, size, hue, rng.uniform(0.5, 0.9))
+    covered = np.zeros(size, np.uint8)
+    cv2.fillPoly(covered, [np.round(corners * 16).astype(np.int32)], 1, shift=4)
+    return surface, covered > 0
+
+
+def photograph(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 of what was drawn: within the range of a pixel, and a little blurred."""
+    return cv2.GaussianBlur(np.clip(image, 0, 255).astype(np.uint8), (3, 3), 0.6)
 
 
 def semantic_map(labels: np.ndarray, masks: np.ndarray) -> np.ndarray:
@@ -154,14 +164,15 @@ def write(root: str | os.PathLike[str], splits: Mapping[str, int] = SPLITS, size
         for number in tqdm(range(count), f'drawing {split} scenes', mininterval=1):
             image, labels, masks = scene(split, number, size, seed)
             name = f'{number:05}.png'
-            _save(root / 'images' / split / name, image)
-            _save(root / 'annotations' / split / name, semantic_map(labels, masks))
+            save(root / 'images' / split / name, image)
+            save(root / 'annotations' / split / name, semantic_map(labels, masks))
             coco['images'].append(dict(id=number, file_name=name, height=size[0], width=size[1]))
             coco['annotations'] += coco_annotations(number, labels, masks, len(coco['annotations']) + 1)
         (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(coco))
 
 
-def _save(path: Path, image: np.ndarray) -> None:
+def save(path: Path, image: np.ndarray) -> None:
+    """Write an image; OSError where that fails."""
     if not cv2.imwrite(str(path), image):
         raise OSError(f'could not write {path}')
 

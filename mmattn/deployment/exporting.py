@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from mmattn import __version__
-from mmattn.config import is_segmentation
+from mmattn.config import check_scope, is_segmentation
 from mmattn.datasets.batch import quiet
 from mmattn.datasets.scenes import scene
 from mmattn.deployment.checking import Difference, differences, of_numbers
@@ -58,6 +58,7 @@ class Model(NamedTuple):
     def read(cls, config: str, checkpoint: str, **settings: Any) -> 'Model':
         """A config with a checkpoint; settings are those of `Inferencer`, such as `options`."""
         found = Inferencer(config, checkpoint, device='cpu', **settings)
+        check_scope(found.cfg, 'exported')
         return cls(found.net, found.cfg, found.name, found.classes, checkpoint)
 
 

@@ -10,17 +10,19 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import init_dist
+from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS, RUNNERS, DefaultScope
 from mmengine.runner import Runner, load_checkpoint, set_random_seed
 from torch import nn
 
 from mmattn.checkpoint.files import check_file, check_pretrained
-from mmattn.config import modules_of, named
+from mmattn.checkpoint.loading import take_classifiers
+from mmattn.config import LIBRARIES, modules_of, named
 from mmattn.engine.levels import check_levels
 from mmattn.errors import ArgumentError, UsageError
 
 RANDOM = 'random'       # stands for a checkpoint: the weights that training starts from
-LIBRARIES = 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmattn'
+PACKAGES = 'mmengine', 'mmcv', *LIBRARIES, 'mmattn'
 REGISTRY = 'mmengine.registry'
 BUILDERS = REGISTRY, 'mmengine.optim.optimizer.builder'     # what they call is of a config
 CALL = re.compile('(keyword|positional) argument')      # of an error of a call that does not fit
@@ -37,7 +39,7 @@ def config_errors() -> Iterator[None]:
         built = any(name.startswith(BUILDERS) for name in modules)
         text = str(error.args[0] if error.args else error)
         if isinstance(error, TypeError):        # raised by a call that does not fit, not in what was called
-            built &= modules[-1].partition('.')[0] in LIBRARIES and bool(CALL.search(text))
+            built &= modules[-1].partition('.')[0] in PACKAGES and bool(CALL.search(text))
         elif isinstance(error, KeyError):
             built &= modules[-1].startswith(REGISTRY)
         if not built:
@@ -64,9 +66,18 @@ def build_model(cfg: Config) -> Any:
         UsageError: a class refused its arguments or is not registered; a neck or a head reads other maps than a
             backbone of ours gives.
     """
+    settings = cfg.model
+    if cfg.get('data_preprocessor'):        # beside the model, as mmpretrain has it
+        settings = {'data_preprocessor': cfg.data_preprocessor, **settings}
     with config_errors(), DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(settings)
+    return _ready(model)
+
+
+def _ready(model: Any) -> Any:
+    """The model, checked, and with what lets it take the authors' files."""
     check_levels(model)
+    take_classifiers(model)
     return model
 
 
@@ -112,7 +123,7 @@ def build_runner(cfg: Config) -> Runner:
         if 'runner_type' in cfg:        # such runners build the model when they train
             return RUNNERS.build(cfg)
         runner = Runner.from_cfg(cfg)
-    check_levels(runner.model)
+    _ready(runner.model.module if is_model_wrapper(runner.model) else runner.model)
     return runner
 
 

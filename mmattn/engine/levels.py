@@ -6,13 +6,14 @@ from torch import nn
 
 from mmattn.backbones.pyramid import Pyramid
 from mmattn.errors import UsageError
+from mmattn.necks import NormalizedPooling
 
 # Necks that want one map for each number of `in_channels`, by the class whose `forward` they have.
 ROOMS = 'mmdet.models.necks', 'mmseg.models.necks', 'mmattn.necks'
 PASSING = ('AttentionNeck',)        # gives the maps that it got
 LENIENT = 'NASFCOS_FPN', 'NASFPN'   # leave out maps behind those
 NECKS = ('ChannelMapper', 'CrossScaleNeck', 'CSPNeXtPAFPN', 'FPG', 'FPN', 'FPN_CARAFE', 'FPN_DropBlock', 'HRFPN', 'JPU',
-         'MLANeck', 'MultiLevelNeck', 'PAFPN', 'YOLOXPAFPN', *LENIENT, *PASSING)
+         'MLANeck', 'MultiLevelNeck', 'NormalizedPooling', 'PAFPN', 'YOLOXPAFPN', *LENIENT, *PASSING)
 # Parts of Mask2Former and MaskFormer that want the same.
 DECODERS = 'MSDeformAttnPixelDecoder', 'PixelDecoder', 'TransformerEncoderPixelDecoder'
 
@@ -26,6 +27,15 @@ def check_levels(model: nn.Module) -> None:
     """
     for key, part in with_backbones(model):
         levels_read(key, part)
+        check_classifier(key, part)
+
+
+def check_classifier(key: str, part: Any) -> None:
+    """Raise UsageError where the head of a classifier wants other channels than its neck gives."""
+    neck, wanted = getattr(part, 'neck', None), getattr(getattr(part, 'head', None), 'in_channels', None)
+    if isinstance(neck, NormalizedPooling) and wanted not in (None, *neck.in_channels):
+        raise UsageError(f'{key}head.in_channels={wanted}, but the NormalizedPooling before it gives '
+                         f'{neck.in_channels[0]}')
 
 
 def describe_unread(model: nn.Module) -> list[str]:

@@ -2,6 +2,6 @@
 and whole runs that leave pictures and a JSON file behind (`predicting`)."""
 from mmattn.inference.inferencer import Inferencer
 from mmattn.inference.predicting import Outcome, predict
-from mmattn.inference.results import Detections, Prediction, Segmentation
+from mmattn.inference.results import Classification, Detections, Prediction, Segmentation
 
-__all__ = ['Detections', 'Inferencer', 'Outcome', 'Prediction', 'Segmentation', 'predict']
+__all__ = ['Classification', 'Detections', 'Inferencer', 'Outcome', 'Prediction', 'Segmentation', 'predict']

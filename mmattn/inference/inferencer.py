@@ -1,4 +1,4 @@
-"""A detector or segmentor with all that it needs to predict."""
+"""A detector, segmentor or classifier with all that it needs to predict."""
 from __future__ import annotations
 
 import logging
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from mmattn.checks import check_at_least
 from mmattn.config import (
+    LIBRARIES,
     check_scope,
     datasets_below,
     datasets_with_pipeline,
-    is_segmentation,
     named,
     read_config,
 )
@@ -50,7 +50,7 @@ Skip = Callable[[Source, str], None]        # called with what cannot be read, a
 
 
 class Inferencer:
-    """A detector or segmentor with its config, which predicts for images, folders and videos.
+    """A detector, segmentor or classifier with its config, which predicts for images, folders and videos.
 
     Images go through the pipeline of the config's tests, so predictions are those of `mmattn test`. A batch holds
     images that follow each other and have the same size, so the number in a batch does not change what is predicted.
@@ -67,7 +67,7 @@ class Inferencer:
         cfg: the config.
         name: of the config.
         net: the model, in evaluation mode.
-        is_segmentation: whether it predicts label maps, or boxes.
+        library: 'mmdet', whose models predict boxes, 'mmseg', label maps, or 'mmpretrain', classes.
         classes: their names.
         palette: (r, g, b) of each class.
 
@@ -100,10 +100,10 @@ class Inferencer:
 
     def _adopt(self, cfg: Config) -> None:
         """What follows from the config alone."""
-        check_scope(cfg, 'predicted with')
+        check_scope(cfg, 'predicted with', LIBRARIES)
         self.cfg = cfg
         self.name = Path(cfg.filename).stem if cfg.filename else 'model'
-        self.is_segmentation = is_segmentation(cfg)
+        self.library = str(cfg.default_scope)
         nodes = datasets_with_pipeline(cfg, 'test')
         if not nodes:
             raise UsageError(f'{self.name}: test_dataloader has no pipeline, by which images are read and resized')
@@ -137,7 +137,7 @@ class Inferencer:
             skip: is called with each input that cannot be read, and why; None raises UsageError then.
         """
         for picture, sample in self.samples(find_sources(inputs), skip):
-            yield prediction_of(sample, picture, self.classes, self.is_segmentation)
+            yield prediction_of(sample, picture, self.classes, self.library)
 
     def samples(self, sources: Iterable[Source], skip: Skip | None = None) -> Iterator[tuple[Picture, Any]]:
         """As `stream`, but each image with the data sample that the model gives for it."""

@@ -15,8 +15,9 @@ from mmattn.errors import ArgumentError, UsageError
 from mmattn.inference.classes import Classes
 from mmattn.inference.inferencer import Inferencer, Skip, own_config
 from mmattn.inference.media import Image, Input, Picture, Source, find_sources
-from mmattn.inference.results import Detections, Prediction, Segmentation, prediction_of
+from mmattn.inference.results import Classification, Detections, Prediction, Segmentation, prediction_of
 from mmattn.inference.writing import (
+    ClassificationWriter,
     DetectionWriter,
     PictureWriter,
     SegmentationWriter,
@@ -24,11 +25,13 @@ from mmattn.inference.writing import (
     new_path,
 )
 from mmattn.visualization import record_attention
-from mmattn.visualization.painting import paint_instances, paint_label_map
+from mmattn.visualization.painting import paint_instances, paint_label_map, paint_texts
 from mmattn.visualization.panels import Choice, Found, draw_grid, panels
 
 SCORE = 0.3         # from which on a detection is drawn
 RESULTS = 'pictures', 'labels', 'attention'     # folders
+TO_DRAW = 'record_attention(model.backbone) gives that of a classifier as tensors'
+WRITERS = dict(mmdet=DetectionWriter, mmseg=SegmentationWriter, mmpretrain=ClassificationWriter)
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,11 @@ def predict(inputs: Input | Iterable[Input], config: str | os.PathLike[str] | Co
 
     known = Classes(model.classes, model.palette)
     count = 0
-    with (SegmentationWriter if model.is_segmentation else DetectionWriter)(folder, known) as file, \
+    with WRITERS[model.library](folder, known) as file, \
             closing(PictureWriter(folder / 'pictures')) as painted, \
             tqdm(total=sum(map(len, sources)), unit='image', disable=None if progress else True) as bar:
         for picture, sample in model.samples(sources, note):
-            found = prediction_of(sample, picture, model.classes, model.is_segmentation)
+            found = prediction_of(sample, picture, model.classes, model.library)
             file.add(found)
             if pictures:
                 painted.add(picture.source, paint(picture.image, found, known, score))
@@ -123,6 +126,9 @@ def paint(image: Image, found: Prediction, known: Classes, score: float = SCORE)
     """What was found, painted into a copy of its image; detections of a lower score are left out."""
     if isinstance(found, Segmentation):
         return paint_label_map(image, found.label_map, known.names, known.palette)
+    if isinstance(found, Classification):
+        texts = [f'{known.names[label]} {found.scores[label]:.2f}' for label in found.top()]
+        return paint_texts(image, texts, [known.palette[label] for label in found.top()])
     assert isinstance(found, Detections)
     found = found.above(score)
     texts = [f'{name} {score:.2f}' for name, score in zip(found.names, found.scores)]
@@ -131,6 +137,8 @@ def paint(image: Image, found: Prediction, known: Classes, score: float = SCORE)
 
 def check_attention(model: Inferencer) -> None:
     """Raise UsageError where a model has no layer that says what it attends to."""
+    if model.library == 'mmpretrain':
+        raise UsageError(f'{model.name}: attention can be drawn of detectors and segmentors; {TO_DRAW}')
     try:
         with record_attention(model.net):
             pass

@@ -71,20 +71,49 @@ class Segmentation(Prediction):
         return np.bincount(self.label_map.ravel(), minlength=len(self.classes))
 
 
-def prediction_of(sample: Any, picture: Picture, classes: tuple[str, ...], segmentation: bool) -> Prediction:
-    """The record of a data sample of mmdet, or of mmseg for a `segmentation`.
+@dataclass(frozen=True, eq=False)
+class Classification(Prediction):
+    """How sure a classifier is of each class.
+
+    Args:
+        scores: (classes,) float32, from 0 to 1.
+    """
+    scores: NDArray[np.float32]
+
+    @property
+    def label(self) -> int:
+        """The number of the class with the highest score."""
+        return int(self.scores.argmax())
+
+    @property
+    def label_name(self) -> str:
+        """Its name."""
+        return self.classes[self.label]
+
+    def top(self, count: int = 5) -> list[int]:
+        """The numbers of so many classes, or of all, the surest first."""
+        return [int(label) for label in (-self.scores).argsort(kind='stable')[:count]]
+
+
+WANTED = dict(mmdet='pred_instances', mmseg='pred_sem_seg', mmpretrain='pred_score')
+
+
+def prediction_of(sample: Any, picture: Picture, classes: tuple[str, ...], library: str) -> Prediction:
+    """The record of a data sample of a library.
 
     Raises:
-        UsageError: it holds no boxes, or no label map.
+        UsageError: it holds no boxes, no label map, or no scores.
     """
     height, width = picture.image.shape[:2]
     head = picture.source.name, picture.source.path, picture.frame, (height, width), classes
-    wanted = 'pred_sem_seg' if segmentation else 'pred_instances'
+    wanted = WANTED[library]
     if wanted not in sample:
         raise UsageError(f'the model gives {", ".join(sample.keys()) or "nothing"} and no {wanted}: only boxes, masks '
-                         'of instances and label maps can be written')
+                         'of instances, label maps and scores of classes can be written')
     found = sample.get(wanted).cpu()
-    if segmentation:
+    if library == 'mmpretrain':
+        return Classification(*head, np.asarray(found, np.float32))
+    if library == 'mmseg':
         return Segmentation(*head, found.data[0].numpy().astype(np.uint8 if len(classes) <= 256 else np.uint16))
     found = found[found.scores.argsort(descending=True, stable=True)]
     masks = found.get('masks')

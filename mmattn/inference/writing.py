@@ -1,4 +1,4 @@
-"""Files with predictions: COCO's JSON of detections, label maps with their areas, pictures and videos."""
+"""Files with predictions: COCO's JSON of detections, label maps with their areas, surest classes, pictures, videos."""
 from __future__ import annotations
 
 import json
@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from mmattn.errors import UsageError
 from mmattn.inference.classes import Classes
 from mmattn.inference.media import Image, Source, frame_rate
-from mmattn.inference.results import Detections, Prediction, Segmentation
+from mmattn.inference.results import Classification, Detections, Prediction, Segmentation
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -100,6 +100,10 @@ class Writer:
 
     _file: ListFile
 
+    def add(self, found: Prediction) -> None:
+        """Write what was found in an image."""
+        raise NotImplementedError
+
     def __enter__(self) -> Self:
         self._file.__enter__()
         return self
@@ -163,6 +167,24 @@ class SegmentationWriter(Writer):
                       share=round(float(pixels / found.label_map.size), DIGITS))
                  for i, pixels in enumerate(found.areas) if pixels]
         self._file.add(dict(id=self._file.count + 1, **describe(found), label_map=name, areas=areas))
+
+
+class ClassificationWriter(Writer):
+    """The surest classes of every image.
+
+    Args:
+        folder: of predictions.json.
+        known: the classes.
+    """
+
+    def __init__(self, folder: Path, known: Classes) -> None:
+        self._file = ListFile(folder / 'predictions.json', dict(classes=list(known.names)), 'images')
+
+    def add(self, found: Prediction) -> None:
+        """Write the surest classes of an image."""
+        assert isinstance(found, Classification)
+        top = [dict(index=i, name=found.classes[i], score=round(float(found.scores[i]), DIGITS)) for i in found.top()]
+        self._file.add(dict(id=self._file.count + 1, **describe(found), class_name=found.label_name, top=top))
 
 
 def describe(found: Prediction) -> dict[str, Any]:

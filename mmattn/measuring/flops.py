@@ -23,7 +23,8 @@ from mmattn.errors import UsageError
 from mmattn.layers import NeighborhoodAttention
 from mmattn.ops import convolution, deformable
 
-SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}     # (height, width) that the papers count for
+# (height, width) that the papers count for
+SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
 PROPOSALS, MASKS = 1000, 100
 
 
@@ -45,7 +46,7 @@ def count_model(cfg: Config, shape: tuple[int, int] | None = None) -> dict[str, 
     """Count each part of the model of a config, on tensors that have shapes but no values.
 
     Args:
-        cfg: with a model of mmdet or mmseg.
+        cfg: with a model of mmdet, mmseg or mmpretrain.
         shape: (height, width) of the image; None takes the one that the papers count for.
 
     Returns:
@@ -53,7 +54,7 @@ def count_model(cfg: Config, shape: tuple[int, int] | None = None) -> dict[str, 
         one, 'transformer'.
 
     Raises:
-        UsageError: the model is no detector or segmentor with a backbone.
+        UsageError: the model has no backbone.
     """
     shape = shape or SHAPES[cfg.default_scope]
     model = build_model(cfg).eval().requires_grad_(False)
@@ -64,7 +65,7 @@ def count_model(cfg: Config, shape: tuple[int, int] | None = None) -> dict[str, 
     rest = _name_of_rest(model)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         x = torch.empty(1, 3, *shape)
-        for name in ('backbone', 'neck', *(() if rest else ('rpn_head', 'bbox_head', 'decode_head'))):
+        for name in ('backbone', 'neck', *(() if rest else ('rpn_head', 'bbox_head', 'decode_head', 'head'))):
             if getattr(model, name, None) is not None:
                 out, count = count_call(getattr(model, name), x)
                 counts[name] += count
@@ -151,8 +152,8 @@ def count_call(module: nn.Module, x: Any) -> tuple[Any, Count]:
     for hook in hooks:
         hook.remove()
     flops = counter.get_flop_counts()
-    count = Count(0, counter.get_total_flops(), flops['Global'].get(aten.bmm, 0),
-                  flops['Global'].get(aten.grid_sampler_2d, 0))
+    everything = flops.get('Global', {})
+    count = Count(0, counter.get_total_flops(), everything.get(aten.bmm, 0), everything.get(aten.grid_sampler_2d, 0))
     for name, (layer, seen) in neighborhoods.items():
         # Tiles of queries share their keys: each query uses those of its own window.
         sides = [layer.kernel_size if layer.pad_small else min(layer.kernel_size, side) for side in seen.shape[2:]]

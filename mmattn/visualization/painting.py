@@ -80,6 +80,22 @@ def paint_label_map(image: Image, label_map: NDArray[Any], classes: Sequence[str
     return canvas
 
 
+def paint_texts(image: Image, texts: Sequence[str], colors: Sequence[Color]) -> Image:
+    """Texts below each other in the upper left corner, in a new image.
+
+    Args:
+        image: stays as it is.
+        texts: the first one on top; those below the image are left out.
+        colors: of each text.
+    """
+    canvas, top = np.ascontiguousarray(image).copy(), 0
+    for text, color in zip(texts, colors):
+        plate = _plate(text, color, text_height(canvas))
+        _put(canvas, plate, (0, top, 0, 0))
+        top += plate.shape[0]
+    return canvas
+
+
 def line_width(image: Image) -> int:
     """Of boxes and outlines, in pixels."""
     return max(1, round(min(image.shape[:2]) / 300))

@@ -67,7 +67,7 @@ def test_a_detector_gives_boxes_the_surest_first(detector, data):
 def test_a_segmentor_gives_label_maps(segmentor, data):
     found, = segmentor([paths(data)[0]])
     assert isinstance(found, Segmentation)
-    assert segmentor.is_segmentation
+    assert segmentor.library == 'mmseg'
     assert segmentor.name == 'upernet_dat_scenes'
     assert found.label_map.shape == found.size == (128, 160)
     assert found.label_map.dtype == np.uint8
@@ -193,7 +193,8 @@ def test_the_checkpoint_names_the_classes_and_a_number_that_differs_is_told(dete
     (dict(batch_size=0), ArgumentError, 'batch_size=0 must be at least 1, a whole number'),
     (dict(device='toaster'), ArgumentError, "device='toaster' cannot be used here: "),
     (dict(device='cuda:99'), ArgumentError, "device='cuda:99' cannot be used here: "),
-    (dict(options={'default_scope': 'mmagic'}), UsageError, 'only mmdet and mmseg configs can be predicted with'),
+    (dict(options={'default_scope': 'mmagic'}), UsageError,
+     'only mmdet, mmseg and mmpretrain configs can be predicted with'),
     (dict(options={'test_dataloader.dataset.pipeline': []}), UsageError,
      'mask-rcnn_dat_scenes: test_dataloader has no pipeline'),
     (dict(options={'test_dataloader.dataset.pipeline.0.type': 'LoadImageFromWebcam'}), UsageError,
