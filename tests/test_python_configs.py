@@ -35,8 +35,8 @@ def plain(node):
 def test_the_example_says_what_the_text_says():
     text, python = read_config(TEXT), read_config(PYTHON)
     assert isinstance(python.model.backbone.type, type)
-    of_bases = {'custom_imports', 'no_decay', 'no_decay_but_heads', 'small_biformer', 'small_biformer_but_first',
-                'vis_backends'}
+    of_bases = {'custom_imports', 'no_decay', 'no_decay_but_heads', 'no_decay_of_vectors', 'small_biformer',
+                'small_biformer_but_first', 'vis_backends'}
     assert set(text) - set(python) == of_bases
     for key in set(text) - of_bases:
         assert plain(python[key]) == plain(text[key]), key

@@ -18,6 +18,7 @@ def load(path):
 model_table = load(ROOT / 'tools/maintenance/model_table.py')
 PUBLISHED = model_table.read_published()
 ROWS = [(title, name) for title, collection in PUBLISHED.items() for name in collection['configs']]
+CLASSIFIERS = [(title, name) for title, collection in PUBLISHED.items() for name in collection['classifiers']]
 # What our count of their count misses, in percent.
 MISSES = {
     'dat-t_fpn_8xb4-40k_ade20k-512x512': 3.8, 'dat-s_fpn_8xb4-40k_ade20k-512x512': 6.6,
@@ -31,6 +32,7 @@ def test_there_is_a_row_for_every_published_config_and_a_config_for_every_row():
     published = {(PUBLISHED[title]['folder'], name) for title, name in ROWS}
     assert len(ROWS) == len(published) == 39 + 26
     assert published == {row for row in files if row[0] in ('dat', 'crossformer', 'biformer')}
+    assert {name for _, name in CLASSIFIERS} == {name for folder, name in files if folder == 'imagenet'}
 
 
 def test_the_written_files_are_what_the_written_costs_render():
@@ -54,7 +56,7 @@ def test_a_written_cost_is_what_the_model_costs(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('title', 'name'), ROWS, ids=str)
+@pytest.mark.parametrize(('title', 'name'), ROWS + CLASSIFIERS, ids=str)
 def test_every_written_cost_is_what_the_model_costs(title, name):
     check_costs(title, name)
 
@@ -75,6 +77,19 @@ def test_costs_are_the_published_ones(title, name):
         assert MISSES[name] - 0.2 < difference <= MISSES[name]
     else:
         assert difference <= (0.1 if 'CrossFormer' in title else 2)
+
+
+# What the page of the classifiers explains: another count than the published one, in percent.
+EXPLAINED = {('dat-t_8xb128_in1k', 'params'): 2.4, ('crossformer-pp-s_8xb128_in1k', 'flops'): 10.4}
+
+
+@pytest.mark.parametrize(('title', 'name'), CLASSIFIERS, ids=str)
+def test_costs_of_classifiers_are_the_published_ones(title, name):
+    published, costs = PUBLISHED[title]['classifiers'][name], model_table.read_costs(PUBLISHED)[name]
+    for key, value, most in (('params', costs['Parameters'] / 1e6, 1), ('flops', costs['FLOPs'] / 1e9, 2)):
+        difference = 100 * abs(value / published[key] - 1)
+        explained = EXPLAINED.get((name, key))
+        assert difference <= most if explained is None else explained - 0.1 < difference <= explained
 
 
 def test_a_row_says_where_its_recipe_is_from():

@@ -1,7 +1,7 @@
 """Write the tables of published models: python tools/maintenance/model_table.py
 
 Counts parameters and multiply-adds of every config in configs/published.yml, and writes configs/FAMILY/metafile.yml,
-the table in configs/FAMILY/README.md, and model-index.yml.
+the tables in configs/FAMILY/README.md and configs/imagenet/README.md, and model-index.yml.
 """
 from pathlib import Path
 
@@ -17,6 +17,9 @@ CONFIGS = ROOT / 'configs'
 START, END = '<!-- table by tools/maintenance/model_table.py -->', '<!-- end of table -->'
 COLUMNS = ('config', 'parameters, M', 'published', 'multiply-adds, G', 'without attention', 'by their count',
            'published', 'published result', 'recipe')
+CLASSIFIERS = 'imagenet'        # their folder, of all families
+OF_CLASSIFIERS = ('config', 'parameters, M', 'published', 'multiply-adds, G', 'published', 'published top-1, %',
+                  'recipe')
 
 
 def read_published():
@@ -24,20 +27,32 @@ def read_published():
     return yaml.safe_load((CONFIGS / 'published.yml').read_text())
 
 
+def published_in(collection):
+    """What is published of each config, by its name."""
+    return {**collection['configs'], **collection['classifiers']}
+
+
+def folder_of(collection, name):
+    """The folder of a config."""
+    return CLASSIFIERS if name in collection['classifiers'] else collection['folder']
+
+
 def count(collection, name):
     """What a published config costs, at the image size that its FLOPs are published for.
 
     Returns:
         dict[str, int]: 'Parameters', 'FLOPs', 'FLOPs of attention', 'FLOPs of sampling', and 'FLOPs by their count'
-            where we know how that was done.
+            where we know how that was done, and it is not ours.
     """
-    cfg = read_config(CONFIGS / collection['folder'] / f'{name}.py')
-    shape = collection['segmentation_shape'] if cfg.default_scope == 'mmseg' else SHAPES['mmdet']
+    cfg = read_config(CONFIGS / folder_of(collection, name) / f'{name}.py')
+    shape = collection['segmentation_shape'] if cfg.default_scope == 'mmseg' else SHAPES[cfg.default_scope]
+    if name.endswith('px'):
+        shape = [int(name[-5:-2])] * 2
     counts = count_model(cfg, shape)
     total = sum(counts.values(), Count())
     costs = {'Parameters': total.parameters, 'FLOPs': total.total, 'FLOPs of attention': total.attention,
              'FLOPs of sampling': total.sampling}
-    if 'flops' in collection['configs'][name]:
+    if 'flops' in collection['configs'].get(name, {}):
         costs['FLOPs by their count'] = (published_flops.dat(cfg.model, counts, shape) if collection['folder'] == 'dat'
                                          else published_flops.crossformer(cfg.model, counts, shape))
     return costs
@@ -46,7 +61,7 @@ def count(collection, name):
 def count_all(collections):
     """Costs by config name."""
     costs = {}
-    names = [(collection, name) for collection in collections.values() for name in collection['configs']]
+    names = [(collection, name) for collection in collections.values() for name in published_in(collection)]
     for i, (collection, name) in enumerate(names, 1):
         costs[name] = count(collection, name)
         print(f'{i}/{len(names)} {name}: {costs[name]}', flush=True)
@@ -67,27 +82,44 @@ def render(collections, costs):
         dict[Path, str]
     """
     files = {}
-    header = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|\n"
     folders = sorted({collection['folder'] for collection in collections.values()})
     for folder in folders:
         own = {name: collection for name, collection in collections.items() if collection['folder'] == folder}
         files[CONFIGS / folder / 'metafile.yml'] = _dump(metafile(own, costs))
-        readme = CONFIGS / folder / 'README.md'
-        before, found, rest = readme.read_text().partition(START)
-        if not found or END not in rest:
-            raise UsageError(f'{readme} needs the lines {START} and {END}, between which the table goes')
-        rows = ''.join(row(name, published, costs[name], collection.get('recipes')) for collection in own.values()
-                       for name, published in collection['configs'].items())
-        files[readme] = f'{before}{START}\n{header}{rows}{END}{rest.partition(END)[2]}'
+        files |= with_table(folder, COLUMNS, [
+            row(name, published, costs[name], collection.get('recipes')) for collection in own.values()
+            for name, published in collection['configs'].items()])
+    files |= with_table(CLASSIFIERS, OF_CLASSIFIERS, [
+        row_of_classifier(name, published, costs[name], collection['recipes']) for collection in collections.values()
+        for name, published in collection['classifiers'].items()])
     files[ROOT / 'model-index.yml'] = _dump({'Import': [f'configs/{folder}/metafile.yml' for folder in folders]})
     return files
+
+
+def with_table(folder, columns, rows):
+    """The README of a folder by its path, with the table in it.
+
+    Raises:
+        UsageError: there is no place for it.
+    """
+    readme = CONFIGS / folder / 'README.md'
+    before, found, rest = readme.read_text().partition(START)
+    if not found or END not in rest:
+        raise UsageError(f'{readme} needs the lines {START} and {END}, between which the table goes')
+    header = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
+    return {readme: f"{before}{START}\n{header}{''.join(rows)}{END}{rest.partition(END)[2]}"}
+
+
+def kind_of(name):
+    """What a config is for, by its name."""
+    return 'detection' if name.endswith('_coco') else 'segmentation' if '_ade20k' in name else 'classification'
 
 
 def recipe(name, published, recipes):
     """The authors' file that a config follows, as a link that names its commit, or 'assumed'."""
     if 'recipe' not in published:
         return 'assumed'
-    folder = recipes['detection' if name.endswith('_coco') else 'segmentation']
+    folder = recipes[kind_of(name)]
     commit, file = folder.split('/blob/')[1].split('/')[0], published['recipe']
     return f'[{commit}: {file}]({folder}{file})'
 
@@ -104,23 +136,31 @@ def row(name, published, costs, recipes):
     return f'| [{name}]({name}.py) | ' + ' | '.join(map(str, figures)) + ' |\n'
 
 
+def row_of_classifier(name, published, costs, recipes):
+    """A line of the table of classifiers."""
+    figures = [f"{costs['Parameters'] / 1e6:.2f}", published['params'], f"{costs['FLOPs'] / 1e9:.2f}",
+               published['flops'], published['top1'], recipe(name, published, recipes)]
+    return f'| [{name}]({name}.py) | ' + ' | '.join(map(str, figures)) + ' |\n'
+
+
 def metafile(collections, costs):
     """What OpenMMLab's tools read: papers, models, published results."""
     models = []
     for title, collection in collections.items():
-        for name, published in collection['configs'].items():
-            coco = name.endswith('_coco')
+        for name, published in published_in(collection).items():
+            data = {'detection': 'COCO', 'segmentation': 'ADE20K'}.get(kind_of(name), 'ImageNet-1k')
             multiscale = 'ms' if collection['folder'] == 'crossformer' else 'ms+flip'
             metrics = {'Object Detection': {'box AP': published.get('bbox')},
                        'Instance Segmentation': {'mask AP': published.get('segm')},
                        'Semantic Segmentation': {'mIoU': published.get('miou'),
-                                                 f'mIoU({multiscale})': published.get('miou_ms')}}
+                                                 f'mIoU({multiscale})': published.get('miou_ms')},
+                       'Image Classification': {'Top 1 Accuracy': published.get('top1')}}
             models.append({
                 'Name': name,
                 'In Collection': title,
-                'Config': f"configs/{collection['folder']}/{name}.py",
-                'Metadata': {'Training Data': 'COCO' if coco else 'ADE20K', **costs[name]},
-                'Results': [{'Task': task, 'Dataset': 'COCO' if coco else 'ADE20K',
+                'Config': f'configs/{folder_of(collection, name)}/{name}.py',
+                'Metadata': {'Training Data': data, **costs[name]},
+                'Results': [{'Task': task, 'Dataset': data,
                              'Metrics': {metric: value for metric, value in values.items() if value is not None}}
                             for task, values in metrics.items() if any(v is not None for v in values.values())]})
     return {'Collections': [{'Name': title, 'Metadata': {'Architecture': [collection['architecture']]},
