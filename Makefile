@@ -3,6 +3,8 @@
 # make demo-seg  the same with UperNet and mIoU
 # make demo-crossformer, demo-crossformer-seg, demo-biformer, demo-biformer-seg
 #                RetinaNet and UperNet with a small CrossFormer or BiFormer
+# make demo-pretrain
+#                a classifier of single shapes; RetinaNet with a small DAT for one epoch, with and without its weights
 # make setup     set up .venv alone
 # make test      set up .venv, run the tests, two at a time (make test-slow for the long ones, make test-gpu for those
 #                of a GPU)
@@ -17,6 +19,7 @@ TORCH ?= torch==2.13.0
 STACK ?= onedl
 VENV := $(if $(filter onedl,$(STACK)),.venv,.venv-$(STACK))
 BIN := $(VENV)/bin
+PRETRAIN := $(if $(filter onedl,$(STACK)),pretrain,openmmlab-pretrain)
 MMCV := $(if $(filter onedl,$(STACK)),onedl-mmcv,'mmcv>=2.1,<2.2')
 # mmcv 2.1 is built with pkg_resources, which later ones lack
 SETUPTOOLS := $(if $(filter onedl,$(STACK)),setuptools,'setuptools<82')
@@ -24,11 +27,12 @@ SHELL := /bin/bash -o pipefail
 # long tests lie together: an idle process takes some of the other's
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 SCENES := data/scenes/annotations/instances_validation.json
+SHAPES := data/shapes/val/cross/00499.png
 SHOWN := 00003
 
 # Keep them although nothing names them as a goal.
 .PRECIOUS: work_dirs/%/trained work_dirs/%/test.log
-.PHONY: demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-seg test test-slow test-gpu lint setup clean
+.PHONY: demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-seg demo-pretrain test test-slow test-gpu lint setup clean
 
 demo: work_dirs/mask-rcnn_dat_scenes/attention/$(SHOWN)/grid.png
 demo-seg: work_dirs/upernet_dat_scenes/attention/$(SHOWN)/grid.png
@@ -40,6 +44,13 @@ demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-
 	@grep -E '^(coco/|aAcc |mIoU |mAcc )' $(<:/attention/$(SHOWN)/grid.png=/test.log)
 	@echo "pictures of predictions: $(<:/attention/$(SHOWN)/grid.png=/pictures)"
 	@echo "what the model attends to: $<"
+
+demo-pretrain: work_dirs/classifier_dat_shapes/test.log
+	$(BIN)/python tools/ablate.py --seeds 0 1 2 --work-dir work_dirs/pretrain --config \
+		configs/demo/retinanet_dat_scenes_1e.py configs/demo/retinanet_dat_scenes_1e_from-shapes.py
+	@grep -E '^accuracy' $<
+
+work_dirs/classifier_dat_shapes/trained: $(SHAPES)
 
 work_dirs/%/attention/$(SHOWN)/grid.png: work_dirs/%/test.log
 	$(BIN)/python tools/visualize.py data/scenes/images/validation/$(SHOWN).png configs/demo/$*.py \
@@ -58,6 +69,9 @@ work_dirs/%/trained: configs/demo/%.py $(wildcard configs/_base_/*/*.py) $(SCENE
 
 $(SCENES): mmattn/datasets/scenes.py | $(VENV)/ready
 	$(BIN)/python -m mmattn.datasets.scenes data/scenes
+
+$(SHAPES): mmattn/datasets/shapes.py | $(VENV)/ready
+	$(BIN)/python -m mmattn.datasets.shapes data/shapes
 
 test: $(VENV)/ready
 	$(PYTEST) -m "not slow"
@@ -84,9 +98,9 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/pip install $(TORCH) $(SETUPTOOLS) wheel ninja packaging
 	@echo "compiling mmcv: five to ten minutes"
 	CFLAGS=-g0 $(BIN)/pip install --no-build-isolation $(MMCV)
-	$(BIN)/pip install -e '.[$(STACK),test]'
+	$(BIN)/pip install -e '.[$(STACK),$(PRETRAIN),test]'
 	$(BIN)/python -c 'import yapf'
 	touch $@
 
 clean:
-	rm -rf .venv .venv-openmmlab work_dirs data/scenes
+	rm -rf .venv .venv-openmmlab work_dirs data/scenes data/shapes

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mmattn.datasets.scenes import CLASSES, RADIUS, SEED, TILT, outline, photograph, save, shape, texture
 
-SPLITS = {'train': 4000, 'val': 500}
+SPLITS = {'train': 2500, 'val': 500}
 SIDE = 80               # of an image, in pixels
 
 
