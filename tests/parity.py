@@ -8,11 +8,18 @@ import sys
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 
-from mmattn.backbones import DAT, BiFormer, CrossFormer
-from mmattn.checkpoint import biformer, crossformer, dat
+from mmattn.backbones import DAT, BiFormer, CrossFormer, DeBiFormer
+from mmattn.checkpoint import biformer, crossformer, dat, debiformer
 from mmattn.checkpoint.convert import convert, fit
-from mmattn.layers import BiLevelRoutingAttention, DeformableAttention, DeformableDETRAttention
+from mmattn.layers import (
+    BiLevelRoutingAttention,
+    DeformableAttention,
+    DeformableBiLevelRoutingAttention,
+    DeformableDETRAttention,
+)
+from mmattn.ops.routing import region_view
 from tests import filler
 
 OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 1e-4
@@ -146,9 +153,44 @@ def crossformer_backbone(c):
     return Subject(backbone, crossformer.translate, lambda x: {f'stage{i}': out for i, out in enumerate(backbone(x))})
 
 
+def debra_attention(c):
+    layer = DeformableBiLevelRoutingAttention(
+        c['dim'], c['num_heads'], offset_groups=c['n_groups'], stride=c['stride_def'], offset_kernel_size=c['kk'],
+        num_windows=c['n_win'], topk=c['topk'], mlp_ratio=c['expain_ratio'], lepe_kernel_size=c['side_dwconv'],
+        table_size=c['q_size'])
+
+    def run(x):
+        x = x.permute(0, 3, 1, 2)
+        agents = layer.agents(x)
+        height, width = layer.points(agents.q).shape[2:4]       # without padding
+        grid, heads = (c['n_win'],) * 2, c['num_heads']
+        q = rearrange(region_view(agents.routing, grid), 'b gy gx y x (h d) -> (b gy gx) h (y x) d', h=heads)
+        k = region_view(agents.k, grid).flatten(1, 2)
+        k = torch.stack([image[chosen] for image, chosen in zip(k, agents.chosen.flatten(1, 2))])
+        k = rearrange(k, 'b n k y x (h d) -> (b n) h (k y x) d', h=heads)
+        return dict(out=layer(x).permute(0, 2, 3, 1), points=agents.points[:, :, :height, :width],
+                    r_weight=agents.logits.flatten(1, 2).softmax(-1), r_idx=agents.chosen.flatten(1, 2),
+                    attn_weight=(q * layer.scale @ k.mT).softmax(-1))
+
+    return Subject(layer, debiformer.translate_attention, run)
+
+
+def debiformer_backbone(c):
+    topks = {4: (1, 4), 8: (4, 8), 16: (16, 16), -2: (1, 49)}       # of routing attention and of agents
+    arch = [dict(
+        embed_dims=c['embed_dim'][i], num_heads=c['embed_dim'][i] // c['head_dim'],
+        blocks=('D' if topk == -2 else 'R') * c['depth'][i], topk=topks[topk][0], agent_topk=topks[topk][1],
+        num_windows=c['n_win'], stride=c['stride_def'][i], offset_groups=c['n_groups'][i],
+        offset_kernel_size=c['kk'][i], table_size=c['q_size'][i], mlp_ratio=c['mlp_ratios'][i],
+        agent_mlp_ratio=c['expain_ratio'][i]) for i, topk in enumerate(c['topks'])]
+    backbone = DeBiFormer(arch)
+    return Subject(backbone, debiformer.translate, lambda x: {f'stage{i}': out for i, out in enumerate(backbone(x))})
+
+
 KINDS = dict(biformer_backbone=biformer_backbone, biformer_stl_backbone=biformer_stl_backbone, bra=bra,
              bra_nchw=bra_nchw, crossformer_backbone=crossformer_backbone, dat_attention=dat_attention,
-             ddetr_attention=ddetr_attention, dat_backbone=dat_backbone)
+             ddetr_attention=ddetr_attention, dat_backbone=dat_backbone, debra_attention=debra_attention,
+             debiformer_backbone=debiformer_backbone)
 
 
 def errors(case, dtype=torch.float32):
@@ -161,7 +203,8 @@ def errors(case, dtype=torch.float32):
     subject.module.to(dtype).eval().load_state_dict(conversion.backbone)
     x = filler.image(case).to(dtype).requires_grad_()
     outputs = subject.run(x)
-    outputs['grad_input'], = torch.autograd.grad(sum(out.square().mean() for out in outputs.values()), x)
+    loss = sum(out.square().mean() for out in outputs.values() if out.is_floating_point())
+    outputs['grad_input'], = torch.autograd.grad(loss, x)
     return filler.check(case, outputs)
 
 

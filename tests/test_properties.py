@@ -218,6 +218,10 @@ def fit_deformable(draw, arguments):
         arguments.pop('backend', None)
 
 
+def fit_groups(draw, arguments):
+    arguments['offset_groups'] = divisor(draw, arguments['num_heads'])
+
+
 def fit_routing(draw, arguments):
     if draw(st.booleans()):
         arguments['qk_dims'] = arguments['num_heads'] * draw(st.integers(1, 6))
@@ -246,6 +250,10 @@ ARGUMENTS = {
     'DeformableAttention': heads(some(table_size=pair, convention=st.sampled_from(['dat', 'dat_pp']),
                                       backend=st.sampled_from([None, 'dense', 'separable', 'reference']), **deformable,
                                       **drops), fit=fit_deformable),
+    'DeformableBiLevelRoutingAttention': heads(some(
+        stride=st.integers(1, 9), offset_kernel_size=st.sampled_from([1, 3, 5, 9]), num_windows=st.integers(1, 9),
+        topk=st.integers(1, 9), mlp_ratio=st.floats(1, 4), lepe_kernel_size=st.sampled_from([1, 3, 5]), table_size=pair,
+        backend=st.sampled_from([None, 'dense', 'separable', 'reference'])), fit=fit_groups),
     'DeformableDETRAttention': heads(some(num_points=st.integers(1, 5), map_size=pair, **drops)),
     'LocalAttention': heads(some(**drops), fit=fit_window),
     'LongDistanceAttention': heads(some(interval=st.integers(1, 9), adaptive_interval=st.booleans(), **grouped)),
@@ -384,6 +392,17 @@ def biformer(draw):
 
 
 @st.composite
+def debiformer(draw):
+    count = draw(counts)
+    stage = heads(st.fixed_dictionaries(blocks('RD'), optional=dict(
+        topk=st.integers(1, 9), agent_topk=st.integers(1, 9), num_windows=st.integers(1, 9), stride=st.integers(1, 8),
+        offset_kernel_size=st.sampled_from([1, 3, 5, 9]), table_size=pair, agent_mlp_ratio=st.floats(1, 4),
+        mlp_ratio=st.floats(1, 4))), fit=fit_groups, unit=8, width=2)
+    return dict(arch=draw(stages(stage, count)), **draw(pyramid_options(count)), **draw(some(
+        num_windows=st.none() | st.integers(1, 9) | st.lists(st.integers(1, 9), min_size=count, max_size=count))))
+
+
+@st.composite
 def attention_pyramid(draw):
     count = draw(counts)
     per_stage = st.lists(attentions(2).map(lambda a: [a] if isinstance(a, dict) else a), min_size=count,
@@ -461,6 +480,7 @@ FAMILIES = {name: layer(name, arguments=arguments) for name, arguments in ARGUME
     'CrossFormer': backbone('CrossFormer', crossformer()),
     'CrossFormerPlusPlus': backbone('CrossFormerPlusPlus', crossformer()),
     'BiFormer': backbone('BiFormer', biformer()),
+    'DeBiFormer': backbone('DeBiFormer', debiformer()),
     'AttentionPyramid': backbone('AttentionPyramid', attention_pyramid()),
 }
 EVERYWHERE = dict(deadline=None, database=None, suppress_health_check=list(HealthCheck))

@@ -3,6 +3,7 @@
 Arguments and maps that do not fit raise an ArgumentError, a ValueError, that names them. Attention layers say what they
 attend to: `layer.attended(x, pixels)`, see `mmattn.layers.attended`.
 """
+from mmattn.layers.agents import DeformableBiLevelRoutingAttention
 from mmattn.layers.attended import Attended, Attends, Keys
 from mmattn.layers.attention import Attention
 from mmattn.layers.block import AttentionBlock
@@ -21,7 +22,8 @@ from mmattn.layers.scale import LayerScale, layer_scale
 from mmattn.layers.window import LocalAttention, ShiftedWindowAttention
 
 __all__ = ['MLP', 'Attended', 'Attends', 'Attention', 'AttentionBlock', 'BiLevelRoutingAttention',
-           'ConditionalPositionEncoding', 'CrossScaleEmbedding', 'DeformableAttention', 'DeformableDETRAttention',
-           'DepthwiseMLP', 'DropPath', 'DynamicPositionBias', 'Keys', 'LayerNorm2d', 'LayerScale', 'LocalAttention',
-           'LongDistanceAttention', 'NeighborhoodAttention', 'ShiftedWindowAttention', 'ShortDistanceAttention',
-           'SpatialReductionAttention', 'layer_scale']
+           'ConditionalPositionEncoding', 'CrossScaleEmbedding', 'DeformableAttention',
+           'DeformableBiLevelRoutingAttention', 'DeformableDETRAttention', 'DepthwiseMLP', 'DropPath',
+           'DynamicPositionBias', 'Keys', 'LayerNorm2d', 'LayerScale', 'LocalAttention', 'LongDistanceAttention',
+           'NeighborhoodAttention', 'ShiftedWindowAttention', 'ShortDistanceAttention', 'SpatialReductionAttention',
+           'layer_scale']

@@ -5,12 +5,14 @@ A layer says it itself, next to its forward pass and by the same code; whoever s
 Positions are (y, x) on the map that the layer reads, in pixels: 0 is the outer edge of the first pixel, 0.5 its centre,
 H or W the outer edge of the last. Keys in the padding of a map lie beyond it.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+BLOCK_LOGITS = 2 ** 24      # of all heads at once, where the attention of every query is counted
 
 
 class Keys(NamedTuple):
@@ -93,6 +95,35 @@ def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None = None, scale: f
     if bias is not None:
         logits = logits.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else logits + bias.float()
     return logits.softmax(-1)
+
+
+def attended_points(q: Tensor, k: Tensor, pixels: Sequence[tuple[int, int]], width: int, positions: Tensor,
+                    references: Tensor, bias: Callable[[slice], Tensor | None], **more: Tensor) -> Attended:
+    """What the pixels of a map attend to, where all have the same keys at sampled points; and the attention that each
+    point receives.
+
+    Args:
+        q: (h, N, d) queries, row by row.
+        k: (h, Hk, Wk, d).
+        pixels: (row, column) of the queries whose keys are wanted.
+        width: queries of a row.
+        positions: (G, Hk, Wk, 2) the points, for the heads of each group.
+        references: (Hk, Wk, 2) where they would be without offsets.
+        bias: gives what is added to the logits of some queries, (h, n, K); None for nothing.
+        more: what else `Attended` has.
+    """
+    grid = k.shape[1:3]
+    k = k.flatten(1, 2)
+
+    def weights(queries: slice) -> Tensor:
+        return attention_weights(q[:, queries], k, bias(queries))
+
+    of_heads = positions.flatten(1, 2).repeat_interleave(len(q) // len(positions), 0)
+    places = [row * width + column for row, column in pixels]
+    queries = [Keys(of_heads, weights(slice(place, place + 1))[:, 0]) for place in places]
+    step = max(1, BLOCK_LOGITS // (len(k) * k.shape[1]))
+    received = torch.stack([weights(slice(first, first + step)).sum(1) for first in range(0, q.shape[1], step)]).sum(0)
+    return Attended(queries, positions, references, received.unflatten(1, grid) / q.shape[1], **more)
 
 
 def centers(size: Sequence[int], device: torch.device | None = None) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from mmattn.checks import check_at_least, check_map, check_number, check_rate
 from mmattn.errors import ArgumentError
+from mmattn.layers.agents import DeformableBiLevelRoutingAttention
 from mmattn.layers.attention import Attention
 from mmattn.layers.deformable import DeformableAttention
 from mmattn.layers.deformable_detr import DeformableDETRAttention
@@ -19,9 +20,9 @@ from mmattn.layers.scale import layer_scale as make_layer_scale
 from mmattn.layers.window import LocalAttention, ShiftedWindowAttention
 
 ATTENTIONS: dict[str, type[nn.Module]] = {layer.__name__: layer for layer in (
-    Attention, BiLevelRoutingAttention, DeformableAttention, DeformableDETRAttention, LocalAttention,
-    LongDistanceAttention, NeighborhoodAttention, ShiftedWindowAttention, ShortDistanceAttention,
-    SpatialReductionAttention)}
+    Attention, BiLevelRoutingAttention, DeformableAttention, DeformableBiLevelRoutingAttention,
+    DeformableDETRAttention, LocalAttention, LongDistanceAttention, NeighborhoodAttention, ShiftedWindowAttention,
+    ShortDistanceAttention, SpatialReductionAttention)}
 
 
 def build_attention(embed_dims: int, attention: Mapping[str, Any]) -> nn.Module:

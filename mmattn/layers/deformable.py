@@ -15,7 +15,7 @@ from mmattn.checks import (
     check_rate,
     check_size,
 )
-from mmattn.layers.attended import Attended, Keys, attention_weights, centers, to_pixels
+from mmattn.layers.attended import Attended, attended_points, centers, to_pixels
 from mmattn.layers.describe import arguments_repr
 from mmattn.layers.norm import LayerNorm2d
 from mmattn.layers.precision import in_float32
@@ -33,7 +33,6 @@ from mmattn.ops.grid import CONVENTIONS, query_grid
 from mmattn.ops.partition import ceil_div
 
 POSITION_BIASES = ('table', 'log_cpb', 'fixed', 'depthwise', 'none')
-BLOCK_LOGITS = 2 ** 24      # of all heads at once, where the attention of every query is counted
 NETWORK_LOGITS = Budget(cpu=2 ** 22, share=1 / 128)     # of all heads at once, where a network makes the bias
 
 
@@ -250,13 +249,9 @@ class DeformableAttention(nn.Module):
         """See `mmattn.layers.attended.Attends`; with all points, and the attention that they receive."""
         size = x.shape[2:]
         q, k, _, points, references = self.projections(x)
-        grid = k.shape[2:4]
-        q, k = q[0].flatten(1, 2), k[0].flatten(1, 2)                                       # (h, N, d), (h, K, d)
-
-        def weights(queries: slice) -> Tensor:
-            """(h, n, K)."""
-            bias = self.bias(queries, size, points)
-            return attention_weights(q[:, queries], k, None if bias is None else bias[0])
+        def bias(queries: slice) -> Tensor | None:
+            found = self.bias(queries, size, points)
+            return None if found is None else found[0]
 
         if self.offset is None:     # keys are means of cells
             means = F.avg_pool2d(centers(size, x.device).permute(2, 0, 1), self.stride, self.stride, ceil_mode=True)
@@ -264,13 +259,7 @@ class DeformableAttention(nn.Module):
             positions = references.expand(self.offset_groups, -1, -1, -1)
         else:
             positions, references = (to_pixels(t, size) for t in (points[0], references))
-        of_heads = positions.flatten(1, 2).repeat_interleave(self.num_heads // self.offset_groups, 0)
-        places = [row * size[1] + column for row, column in pixels]
-        queries = [Keys(of_heads, weights(slice(place, place + 1))[:, 0]) for place in places]
-        step = max(1, BLOCK_LOGITS // (len(k) * k.shape[1]))
-        received = torch.stack([weights(slice(first, first + step)).sum(1)
-                                for first in range(0, q.shape[1], step)]).sum(0)
-        return Attended(queries, positions, references, received.unflatten(1, grid) / q.shape[1])
+        return attended_points(q[0].flatten(1, 2), k[0], pixels, size[1], positions, references, bias)
 
     def extra_repr(self) -> str:
         return arguments_repr(self, 'embed_dims', 'num_heads', 'offset_groups', 'position_bias')

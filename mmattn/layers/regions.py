@@ -1,4 +1,5 @@
 """The grid of regions that bi-level routing attention cuts a map into, and the padding that completes it."""
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,6 +64,14 @@ class Regions:
         if are_symbols(self.region):        # pooling takes none
             return region_view(x, self.grid).mean((3, 4))
         return F.avg_pool2d(x.permute(0, 3, 1, 2), self.region).permute(0, 2, 3, 1)
+
+    def at_most(self, topk: int) -> int:
+        """As many regions as there are, at most `topk`; a warning where they are fewer."""
+        count = self.grid[0] * self.grid[1]
+        if count < topk:
+            warnings.warn(f'topk={topk} is more than the {count} regions of this map; all of them are attended to',
+                          stacklevel=5)
+        return min(topk, count)
 
     def boxes(self, device: torch.device) -> Tensor:
         """(Gy, Gx, 4) the regions, (top, left, bottom, right) in pixels."""

@@ -1,4 +1,3 @@
-import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -171,11 +170,7 @@ class BiLevelRoutingAttention(nn.Module):
             usable = share[..., 0] > 0 if self.mask_padding else None
         if not self.diff_routing:
             q, k = q.detach(), k.detach()
-        count = min(self.topk, regions.grid[0] * regions.grid[1])
-        if count < self.topk:
-            warnings.warn(f'topk={self.topk} is more than the {count} regions of this map; all of them are attended to',
-                          stacklevel=4)
-        chosen, logits = top_routes(self.router(q), self.router(k), count, self.scale, usable)
+        chosen, logits = top_routes(self.router(q), self.router(k), regions.at_most(self.topk), self.scale, usable)
         if not self.soft_routing and not self.diff_routing:
             return Routes(chosen, logits, None)
         weights = logits.softmax(-1)

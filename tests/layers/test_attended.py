@@ -26,6 +26,8 @@ EVERY = {
                                                                      position_bias='fixed'),
     'DeformableAttention, on the grid': lambda: layers.DeformableAttention(C, 2, offsets=False, position_bias='none',
                                                                            offset_range_factor=-1),
+    'DeformableBiLevelRoutingAttention': lambda: layers.DeformableBiLevelRoutingAttention(
+        C, 4, offset_groups=2, num_windows=7, topk=3, stride=1),
     'DeformableDETRAttention': lambda: layers.DeformableDETRAttention(C, 2, map_size=SIZE),
     'LocalAttention': lambda: layers.LocalAttention(C, 2, window_size=7),
     'LongDistanceAttention': lambda: layers.LongDistanceAttention(C, 2, group_size=3, interval=3),
@@ -68,6 +70,10 @@ def values_are_positions(layer):
         for name in ('q', 'proj_q', 'proj_k'):
             if hasattr(layer, name):
                 getattr(layer, name).weight[:, places] = 0
+        if isinstance(layer, layers.DeformableBiLevelRoutingAttention):     # agents hold their positions
+            layer.norm2 = nn.Identity()
+            for parameter in (*layer.proj_agents.parameters(), *layer.mlp.fc2.parameters()):
+                parameter.zero_()
         if isinstance(layer, layers.SpatialReductionAttention):     # positions pass through the reduction
             layer.reduction = nn.AvgPool2d(layer.sr_ratio)
 

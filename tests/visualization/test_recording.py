@@ -7,9 +7,10 @@ from mmattn import layers
 from mmattn.layers.attended import centers
 from mmattn.necks import AttentionNeck
 from mmattn.visualization import Frame, record_attention
-from tests.models import small, small_bi, small_cross, small_pp
+from tests.models import small, small_bi, small_cross, small_debi, small_pp
 
-BACKBONES = {'DAT': small, 'DAT++': small_pp, 'BiFormer': small_bi, 'CrossFormer': small_cross}
+BACKBONES = {'DAT': small, 'DAT++': small_pp, 'BiFormer': small_bi, 'CrossFormer': small_cross,
+             'DeBiFormer': small_debi}
 each_backbone = pytest.mark.parametrize('make', BACKBONES.values(), ids=BACKBONES)
 
 
