@@ -1,4 +1,4 @@
-"""DAT, CrossFormer and BiFormer attention for dense prediction with OpenMMLab.
+"""DAT, CrossFormer, BiFormer and DeBiFormer attention for dense prediction with OpenMMLab.
 
 Importing this module needs nothing but Python; a name is loaded when it is first asked for. `mmattn.ops` and
 `mmattn.layers` need torch and einops; everything that plugs into a detector or a segmentor needs MMEngine (see
@@ -11,15 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmattn import backbones, inference, layers, necks, ops, visualization
-    from mmattn.backbones import DAT, AttentionPyramid, BiFormer, CrossFormer, CrossFormerPlusPlus, DATPlusPlus
+    from mmattn.backbones import (
+        DAT,
+        AttentionPyramid,
+        BiFormer,
+        CrossFormer,
+        CrossFormerPlusPlus,
+        DATPlusPlus,
+        DeBiFormer,
+    )
     from mmattn.inference import Inferencer, predict
     from mmattn.visualization import record_attention
 
 __version__ = '0.1.0'
-__all__ = ['DAT', 'AttentionPyramid', 'BiFormer', 'CrossFormer', 'CrossFormerPlusPlus', 'DATPlusPlus', 'Inferencer',
-           'backbones', 'inference', 'layers', 'necks', 'ops', 'predict', 'record_attention', 'visualization']
+__all__ = ['DAT', 'AttentionPyramid', 'BiFormer', 'CrossFormer', 'CrossFormerPlusPlus', 'DATPlusPlus', 'DeBiFormer',
+           'Inferencer', 'backbones', 'inference', 'layers', 'necks', 'ops', 'predict', 'record_attention',
+           'visualization']
 
-_ROOMS = {'backbones': ('DAT', 'AttentionPyramid', 'BiFormer', 'CrossFormer', 'CrossFormerPlusPlus', 'DATPlusPlus'),
+_ROOMS = {'backbones': ('DAT', 'AttentionPyramid', 'BiFormer', 'CrossFormer', 'CrossFormerPlusPlus', 'DATPlusPlus',
+                        'DeBiFormer'),
           'inference': ('Inferencer', 'predict'), 'visualization': ('record_attention',)}
 
 

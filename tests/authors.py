@@ -1,10 +1,8 @@
 """The authors' names and layout of parameters, from ours: the inverse of `mmattn.checkpoint`, for tests."""
 import re
 
-from mmattn.checkpoint import biformer, crossformer, dat
 from mmattn.checkpoint.rules import apply_rules
 
-TRANSLATE = dict(dat=dat.translate, crossformer=crossformer.translate, biformer=biformer.translate)
 RULES = dict(
     dat=[
         (r'stem\.([03])\.(\w+)', r'patch_proj.\1.\2'),
@@ -41,6 +39,24 @@ RULES = dict(
         (r'(stages\.\d)\.blocks\.(\d+\.mlp)\.fc1\.(\w+)', r'\1.\2.0.\3'),
         (r'(stages\.\d)\.blocks\.(\d+\.mlp)\.fc2\.(\w+)', r'\1.\2.3.\3'),
         (r'(stages\.\d)\.blocks\.(.+)', r'\1.\2'),
+    ],
+    debiformer=[
+        (r'stem\.(.+)', r'downsample_layers.0.\1'),
+        (r'downsamples\.(\d)\.(.+)', lambda m: f'downsample_layers.{int(m[1]) + 1}.{m[2]}'),
+        (r'norms\.(\d)\.(\w+)', r'extra_norms.\1.ln.\2'),
+        (r'(stages\.[012])\.blocks\.(\d+\.attn1)\.qkv\.(\w+)', r'\1.\2.qkv.qkv.\3'),
+        (r'(stages\.[012])\.blocks\.(\d+\.attn1)\.proj\.(\w+)', r'\1.\2.wo.\3'),
+        (r'(stages\.[012])\.blocks\.(\d+\.attn1\.lepe\.\w+)', r'\1.\2'),
+        (r'(stages\.\d)\.blocks\.(\d+\.(?:attn\d\.)?mlp\d?)\.fc([12])\.(\w+)', r'\1.\2.linear\3.0.\4'),
+        (r'(stages\.\d)\.blocks\.(\d+\.(?:attn\d\.)?mlp\d?)\.conv\.(\w+)', r'\1.\2.dwc.\3'),
+        (r'(stages\.\d)\.blocks\.(\d+\.attn\d)\.qkv\.(\w+)', r'\1.\2.qkv_conv.qkv.\3'),
+        (r'(stages\.\d)\.blocks\.(\d+\.attn\d)\.lepe\.(\w+)', r'\1.\2.lepe1.\3'),
+        (r'(stages\.\d)\.blocks\.(\d+\.attn\d)\.offset\.1\.(\w+)', r'\1.\2.conv_offset_q.1.norm.\3'),
+        (r'(stages\.\d)\.blocks\.(\d+\.attn\d)\.offset\.(\d\.\w+)', r'\1.\2.conv_offset_q.\3'),
+        (r'(stages\.\d)\.blocks\.(\d+\.attn\d)\.proj_agents\.(\w+)', r'\1.\2.unifyheads1.\3'),
+        (r'(stages\.\d)\.blocks\.(\d+\.attn\d)\.norm1\.(\w+)', r'\1.\2.norm2.\3'),
+        (r'(stages\.\d)\.blocks\.(\d+\.attn\d)\.norm2\.(\w+)', r'\1.\2.norm.\3'),
+        (r'(stages\.\d)\.blocks\.(.+)', r'\1.\2'),
     ])
 
 
@@ -49,7 +65,7 @@ def name_of(ours, family, convolutions=True):
 
     Args:
         ours (str): without 'backbone.'.
-        family (str): 'dat', 'crossformer' or 'biformer'.
+        family (str): 'dat', 'crossformer', 'biformer' or 'debiformer'.
         convolutions (bool): MLPs of DAT++, whose linear maps are 1 x 1 convolutions; DAT's are not.
     """
     if family == 'dat':
@@ -58,6 +74,11 @@ def name_of(ours, family, convolutions=True):
         if '.mlps.' in ours:
             return ours
     return apply_rules(RULES[family], ours)
+
+
+# Their weights of linear maps that are 1 x 1 convolutions: of DAT++'s MLPs, of DeBiFormer's agents.
+CONVOLUTIONS_OF_LINEAR_MAPS = re.compile(
+    r'(linear[12]\.0|attn\d\.(qkv_conv\.qkv|proj_[qkv]|proj_out|unifyheads1))\.weight')
 
 
 def layout(model, family, convolutions=True):
@@ -71,13 +92,14 @@ def layout(model, family, convolutions=True):
         theirs, shape = ours, value.shape
         if ours.startswith('backbone.'):
             theirs = 'backbone.' + name_of(ours.removeprefix('backbone.'), family, convolutions)
-            if re.search(r'linear[12]\.0\.weight', theirs):
+            if CONVOLUTIONS_OF_LINEAR_MAPS.search(theirs):
                 shape = (*shape, 1, 1)
         state[theirs] = ours, shape
     return state
 
 
-CLASSIFIERS = dict(dat=('cls_norm.norm', 'cls_head'), crossformer=('norm', 'head'), biformer=('norm', 'head'))
+CLASSIFIERS = dict(dat=('cls_norm.norm', 'cls_head'), crossformer=('norm', 'head'), biformer=('norm', 'head'),
+                   debiformer=('norm', 'head'))
 
 
 def classifier(model, family, convolutions=True):
@@ -92,7 +114,7 @@ def classifier(model, family, convolutions=True):
         theirs = ours.replace('neck.norm', norm).replace('head.fc', head)
         if ours.startswith('backbone.'):
             theirs = name_of(ours.removeprefix('backbone.'), family, convolutions)
-            if re.search(r'linear[12]\.0\.weight', theirs):
+            if CONVOLUTIONS_OF_LINEAR_MAPS.search(theirs):
                 value = value[..., None, None]
         state[theirs] = value
     return state

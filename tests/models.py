@@ -1,6 +1,6 @@
 """A small layer of every kind, and small models with a block of every kind."""
 from mmattn import layers
-from mmattn.backbones import DAT, BiFormer, CrossFormer, DATPlusPlus
+from mmattn.backbones import DAT, BiFormer, CrossFormer, DATPlusPlus, DeBiFormer
 
 LAYERS = {
     'Attention': lambda: layers.Attention(24, 3),
@@ -8,6 +8,8 @@ LAYERS = {
     'BiLevelRoutingAttention': lambda: layers.BiLevelRoutingAttention(24, 3, num_windows=3, topk=2),
     'CrossScaleEmbedding': lambda: layers.CrossScaleEmbedding(24, 24, kernel_sizes=(2, 4), stride=2),
     'DeformableAttention': lambda: layers.DeformableAttention(24, 3, offset_groups=3),
+    'DeformableBiLevelRoutingAttention': lambda: layers.DeformableBiLevelRoutingAttention(
+        24, 3, num_windows=3, topk=2, stride=2),
     'DeformableDETRAttention': lambda: layers.DeformableDETRAttention(24, 3),
     'DepthwiseMLP': lambda: layers.DepthwiseMLP(24),
     'LocalAttention': lambda: layers.LocalAttention(24, 3, window_size=5),
@@ -43,6 +45,12 @@ SMALL_CROSS = [dict(embed_dims=8, num_heads=2, blocks='SL', group_size=3, interv
                dict(embed_dims=64, num_heads=8, blocks='L', group_size=2, position='conditional')]
 
 
+SMALL_DEBI = [dict(embed_dims=8, num_heads=2, blocks='RR', topk=1, agent_topk=2, num_windows=3, stride=4),
+              dict(embed_dims=16, num_heads=4, blocks='R', topk=2, num_windows=2, stride=2, offset_groups=2),
+              dict(embed_dims=16, num_heads=4, blocks='RD', num_windows=2, offset_groups=4, agent_mlp_ratio=1.0),
+              dict(embed_dims=24, num_heads=6, blocks='D', num_windows=2, table_size=3)]
+
+
 def small(**options):
     return DAT(**dict(arch=SMALL, pretrain_img_size=64) | options)
 
@@ -59,4 +67,9 @@ def small_cross(**options):
     return CrossFormer(**dict(arch=SMALL_CROSS) | options)
 
 
-BACKBONES = {'DAT': small, 'DAT++': small_pp, 'BiFormer': small_bi, 'CrossFormer': small_cross}
+def small_debi(**options):
+    return DeBiFormer(**dict(arch=SMALL_DEBI) | options)
+
+
+BACKBONES = {'DAT': small, 'DAT++': small_pp, 'BiFormer': small_bi, 'CrossFormer': small_cross,
+             'DeBiFormer': small_debi}

@@ -118,7 +118,8 @@ class Block(nn.Module):
         return '' if self.pre_norm else 'pre_norm=False'
 
 
-def _stem(kind: str, in_channels: int, dims: int) -> nn.Module:
+def stem_of(kind: str, in_channels: int, dims: int) -> nn.Module:
+    """Image -> map of a quarter of the side: 'convolutional' or 'patch', see `BiFormer`."""
     check_choice('stem', kind, ('convolutional', 'patch'))
     check_at_least('in_channels', in_channels, 1)
     if kind == 'convolutional':
@@ -127,7 +128,8 @@ def _stem(kind: str, in_channels: int, dims: int) -> nn.Module:
     return nn.Sequential(PatchConv(in_channels, dims, patch_size=4), BatchNorm2d(dims))
 
 
-def _downsample(kind: str, in_dims: int, out_dims: int) -> nn.Module:
+def downsample_of(kind: str, in_dims: int, out_dims: int) -> nn.Module:
+    """What leads into the next stage, of the same kinds."""
     if kind == 'convolutional':
         return nn.Sequential(nn.Conv2d(in_dims, out_dims, 3, 2, 1), BatchNorm2d(out_dims))
     return nn.Sequential(BatchNorm2d(in_dims), PatchConv(in_dims, out_dims, patch_size=2))
@@ -203,9 +205,9 @@ class BiFormer(Pyramid):
         dims = [spec.embed_dims for spec in specs]
         rates = iter(linear_rates(drop_path_rate, sum(len(spec.blocks) for spec in specs)))
         super().__init__(in_channels, Layout(
-            stem=_stem(stem, in_channels, dims[0]),
+            stem=stem_of(stem, in_channels, dims[0]),
             stages=[Stage([Block(spec, kind, drop_path_rate=next(rates)) for kind in spec.blocks], with_cp)
                     for spec in specs],
-            downsamples=[_downsample(stem, *pair) for pair in pairwise(dims)],
+            downsamples=[downsample_of(stem, *pair) for pair in pairwise(dims)],
             dims=dims, norm_layer=Norm), **pyramid)
         init_linear(self)

@@ -9,18 +9,16 @@ from typing import Any
 
 import torch
 
-from mmattn.checkpoint import biformer, crossformer, dat
+from mmattn.checkpoint import TRANSLATIONS
 from mmattn.checkpoint.convert import convert, fit
 from mmattn.checkpoint.reading import read_checkpoint, state_dict_of
 from mmattn.config import read_config
 from mmattn.engine.building import config_errors
 from mmattn.errors import CheckpointError, UsageError
 
-FAMILIES = dict(dat=dat, crossformer=crossformer, biformer=biformer)
-
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument('family', choices=FAMILIES, help='dat and crossformer are for DAT++ and CrossFormer++, too')
+    parser.add_argument('family', choices=TRANSLATIONS, help='dat and crossformer are for DAT++ and CrossFormer++, too')
     parser.add_argument('source', metavar='SRC', help="the authors' file")
     parser.add_argument('target', metavar='DST', help='file to write; must not exist')
     parser.add_argument('--config', help='config whose backbone the result is for: position bias tables of another '
@@ -34,7 +32,7 @@ def run(args: Namespace) -> None:
     content = read_checkpoint(args.source)
     state = state_dict_of(content, args.source)
     try:
-        conversion = convert(state, FAMILIES[args.family].translate)
+        conversion = convert(state, TRANSLATIONS[args.family])
         if args.config:
             backbone = build_backbone(args.config)
             fit(conversion, backbone, backbone.left_out)

@@ -6,14 +6,14 @@ import torch
 from torch.nn import functional as F
 
 from mmattn.backbones import AttentionPyramid, CrossFormerPlusPlus
-from tests.models import SMALL_CROSS, small, small_bi, small_cross, small_pp
+from tests.models import SMALL_CROSS, small, small_bi, small_cross, small_debi, small_pp
 
 BACKBONES = pytest.mark.parametrize('build', [
     small, partial(small, pad_patches=False), partial(small, stem='overlapping'), small_pp, small_cross,
-    partial(CrossFormerPlusPlus, SMALL_CROSS), small_bi,
+    partial(CrossFormerPlusPlus, SMALL_CROSS), small_bi, small_debi,
     partial(AttentionPyramid, dict(type='DeformableAttention'), (12, 24, 48, 96)),
 ], ids=['DAT', 'DAT, cut patches', 'DAT, overlapping', 'DAT++', 'CrossFormer', 'CrossFormer++', 'BiFormer',
-        'AttentionPyramid'])
+        'DeBiFormer', 'AttentionPyramid'])
 SIZES = [(61, 90), (97, 54), (70, 115)]
 WHOLE = 128, 128
 pytestmark = pytest.mark.filterwarnings('ignore:topk=')

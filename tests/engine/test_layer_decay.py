@@ -21,9 +21,9 @@ MAKE = {**BACKBONES, 'AttentionPyramid': lambda: AttentionPyramid(
     dict(type='LocalAttention'), (8, 16, 24, 32), depths=(1, 2, 0, 1))}
 # Blocks of each stage, and with them the depth of each stage's first block.
 BLOCKS = {'DAT': (2, 1, 2, 1), 'DAT++': (2, 2, 2, 2), 'BiFormer': (2, 1, 2, 2), 'CrossFormer': (2, 4, 2, 1),
-          'AttentionPyramid': (1, 2, 0, 1)}
+          'DeBiFormer': (2, 1, 2, 1), 'AttentionPyramid': (1, 2, 0, 1)}
 FIRST = {'DAT': (1, 3, 4, 6), 'DAT++': (1, 3, 5, 7), 'BiFormer': (1, 3, 4, 6), 'CrossFormer': (1, 3, 7, 9),
-         'AttentionPyramid': (1, 2, 4, 4)}
+         'DeBiFormer': (1, 3, 4, 6), 'AttentionPyramid': (1, 2, 4, 4)}
 
 
 class Net(nn.Module):
