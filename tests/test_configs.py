@@ -17,13 +17,13 @@ from mmattn.registry import MODELS
 from tests.conftest import ROOT
 from tests.steps import batch, train_once, without_gradient
 
-NAMES = sorted(f'{path.parent.name}/{path.stem}' for folder in ('dat', 'crossformer', 'biformer')
+NAMES = sorted(f'{path.parent.name}/{path.stem}' for folder in ('dat', 'crossformer', 'biformer', 'debiformer')
                for path in (ROOT / 'configs' / folder).glob('*.py'))
 CONFIGS = pytest.mark.parametrize('name', NAMES)
 DETECTORS = {'retinanet': 'RetinaNet', 'mask-rcnn': 'MaskRCNN', 'cascade-mask-rcnn': 'CascadeRCNN'}
 HEADS = {'fpn': 'FPNHead', 'upernet': 'UPerHead'}
 TYPES = {'dat': 'DAT', 'dat-pp': 'DATPlusPlus', 'crossformer': 'CrossFormer', 'crossformer-pp': 'CrossFormerPlusPlus',
-         'biformer': 'BiFormer'}
+         'biformer': 'BiFormer', 'debiformer': 'DeBiFormer'}
 SIZES = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
 
 

@@ -30,7 +30,7 @@ from mmpretrain.structures import DataSample  # noqa: E402
 
 ROWS = yaml.safe_load((ROOT / 'tests/data/imagenet.yml').read_text())['rows']
 TYPES = {'dat': 'DAT', 'dat-pp': 'DATPlusPlus', 'crossformer': 'CrossFormer', 'crossformer-pp': 'CrossFormerPlusPlus',
-         'biformer': 'BiFormer'}
+         'biformer': 'BiFormer', 'debiformer': 'DeBiFormer'}
 ARCHS = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large', 'h': 'huge', 'stl': 'stl-legacy', 'stl-nchw': 'stl'}
 STEPS = 10      # of an epoch
 
@@ -47,7 +47,7 @@ def test_there_is_a_fact_for_every_config():
 @pytest.mark.parametrize('name', ROWS)
 def test_a_model_is_what_its_name_says(name):
     family, size, images, side = re.fullmatch(
-        r'(dat|dat-pp|crossformer|crossformer-pp|biformer)-([tsblh]|stl|stl-nchw)_8xb(\d+)_in1k(-384px)?',
+        r'(dat|dat-pp|crossformer|crossformer-pp|biformer|debiformer)-([tsblh]|stl|stl-nchw)_8xb(\d+)_in1k(-384px)?',
         name).groups()
     cfg, facts = config(name), ROWS[name]
     with torch.device('meta'):
@@ -56,7 +56,7 @@ def test_a_model_is_what_its_name_says(name):
     assert int(images) == facts['images'] == cfg.train_dataloader.batch_size
     rates = [block.drop_path.rate for stage in model.backbone.stages for block in stage.blocks]
     assert rates == pytest.approx(torch.linspace(0, facts['drop_path'], len(rates)).tolist())
-    assert isinstance(model.neck.norm, nn.BatchNorm2d if family == 'biformer' else nn.LayerNorm)
+    assert isinstance(model.neck.norm, nn.BatchNorm2d if 'biformer' in family else nn.LayerNorm)
     assert model.head.fc.weight.shape == (1000, model.backbone.out_channels[0])
     if family == 'dat' and side:
         assert {block.attn.window for stage in model.backbone.stages[:2] for block in stage.blocks} == {(12, 12)}
@@ -90,7 +90,10 @@ def timm_rate(facts, epoch):
     return facts['end'] + (facts['lr'] - facts['end']) / 2 * (1 + math.cos(math.pi * epoch / facts['epochs']))
 
 
-@pytest.mark.parametrize('name', [name for name in ROWS if re.match(r'(dat|dat-pp|crossformer|biformer)-[tb]', name)])
+SCHEDULED = [name for name in ROWS if re.match(r'(dat|dat-pp|crossformer|biformer|debiformer)-[tb]', name)]
+
+
+@pytest.mark.parametrize('name', SCHEDULED)
 def test_a_schedule_is_the_authors_but_for_the_warm_up(name):
     cfg, facts = config(name), ROWS[name]
     base = cfg.optim_wrapper.optimizer.lr
@@ -133,9 +136,9 @@ def test_images_are_prepared_as_the_authors_do(name):
     assert [(one.type, one.alpha) for one in cfg.model.train_cfg.augments] == [('Mixup', 0.8), ('CutMix', 1.0)]
     assert cfg.model.head.loss.label_smooth_val == 0.1
     sampler = cfg.train_dataloader.sampler.type
-    assert sampler == ('RepeatAugSampler' if 'biformer' in name else 'DefaultSampler')
+    assert sampler == ('RepeatAugSampler' if name.startswith('biformer') else 'DefaultSampler')
     means = [(hook.type, hook.momentum, hook.evaluate_on_ema) for hook in cfg.get('custom_hooks', ())]
-    assert means == ([('EMAHook', 4e-5, False)] if 'biformer' in name else [])
+    assert means == ([('EMAHook', 4e-5, False)] if name.startswith('biformer') else [])
 
 
 def step(name):

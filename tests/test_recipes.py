@@ -13,6 +13,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmattn import layers
+from mmattn.backbones import DeBiFormer
 from mmattn.engine.building import build_model
 from tests import authors, test_configs
 from tests.conftest import ROOT
@@ -26,7 +27,7 @@ LETTERS = {layers.LocalAttention: 'L', layers.ShiftedWindowAttention: 'S', layer
 
 
 def family(name):
-    return re.search(r'(dat|crossformer|biformer)-', name)[1]
+    return re.search(r'(dat|crossformer|debiformer|biformer)-', name)[1]
 
 
 def config(name):
@@ -34,7 +35,7 @@ def config(name):
 
 
 def facts_of(name):
-    model = re.search(r'(?:dat|crossformer|biformer)-(?:pp-)?[tsbl]', name)[0]
+    model = re.search(r'(?:dat|crossformer|debiformer|biformer)-(?:pp-)?[tsbl]', name)[0]
     return SimpleNamespace(**FACTS['models'][model]), ROWS[name]
 
 
@@ -45,8 +46,8 @@ def built(cfg):
 
 def test_there_is_a_fact_for_every_row():
     rows = [name for recipe in FACTS['recipes'] for name in recipe['rows']]
-    assert len(rows) == len(set(rows)) == 65
-    assert set(rows) == {path.stem for folder in ('dat', 'crossformer', 'biformer')
+    assert len(rows) == len(set(rows)) == 71
+    assert set(rows) == {path.stem for folder in ('dat', 'crossformer', 'biformer', 'debiformer')
                          for path in (ROOT / 'configs' / folder).glob('*.py')}
 
 
@@ -120,6 +121,8 @@ def check_training(name, cfg):
 
 def described(backbone):
     """What a backbone is made of, in the words of the facts."""
+    if isinstance(backbone, DeBiFormer):
+        return described_debiformer(backbone)
     stages = [[block.attn for block in stage.blocks] for stage in backbone.stages]
     facts = SimpleNamespace(
         dims=[stage.blocks[0].norm1.weight.numel() for stage in backbone.stages],
@@ -160,6 +163,30 @@ def described(backbone):
         facts.lepe_kernel, = set(of((routing, layers.Attention), lambda layer: layer.lepe.kernel_size[0]))
         facts.position_kernel = first.pos_embed.kernel_size[0]
     return facts
+
+
+def described_debiformer(backbone):
+    blocks = [list(stage.blocks) for stage in backbone.stages]
+    agents = [block[0].attn2 for block in blocks]
+    routing = [block[0].attn1 for block in blocks[:3]]
+    for stage, one in zip(blocks, agents):
+        found = [layer for block in stage for layer in (block.attn1, block.attn2)
+                 if isinstance(layer, layers.DeformableBiLevelRoutingAttention)]
+        assert {repr(layer) for layer in found} == {repr(one)}
+    return SimpleNamespace(
+        dims=[block[0].norm1.weight.numel() for block in blocks],
+        heads=[layer.num_heads for layer in agents],
+        blocks=[''.join('R' if isinstance(block.attn1, layers.BiLevelRoutingAttention) else 'D' for block in stage)
+                for stage in blocks],
+        mlp_ratio=[block[0].mlp1.mlp_ratio for block in blocks], topk=[layer.topk for layer in routing],
+        lepe_kernel=({layer.lepe.kernel_size[0] for layer in agents}
+                     | {layer.lepe.kernel_size[0] for layer in routing}).pop(),
+        agent_topk=[layer.topk for layer in agents], offset_groups=[layer.offset_groups for layer in agents],
+        offset_strides=[layer.stride for layer in agents],
+        offset_kernels=[layer.offset[0].kernel_size[0] for layer in agents],
+        agent_mlp_ratio=[layer.mlp.mlp_ratio for layer in agents],
+        tables=[(layer.rpe_table.shape[1] + 1) // 2 for layer in agents],
+        windows=({layer.num_windows for layer in agents} | {layer.num_windows for layer in routing}).pop())
 
 
 def check_backbone(name, cfg, model):
