@@ -21,11 +21,10 @@ from mmattn.commands.options import CFG_OPTIONS_HELP
 from mmattn.config import check_scope, read_config
 from mmattn.engine.building import RANDOM, check_weights
 from mmattn.errors import UsageError
-from mmattn.measuring.benchmark import ROWS, Case, measure_rows
+from mmattn.measuring.benchmark import FAMILIES, ROWS, Case, measure_rows
 from mmattn.measuring.flops import SHAPES
 from mmattn.measuring.latency import Latency, measure_apart
 
-FAMILIES = 'dat', 'dat_pp', 'biformer', 'crossformer', 'crossformer_pp'
 OF_PARTS = 'layer', 'arch', 'train', 'with_cp', 'rows'           # options of layers and backbones alone
 OF_CONFIGS = 'checkpoint', 'image', 'cfg_options'         # and of configs
 
@@ -51,14 +50,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     part.add_argument('--train', action='store_true', help='forward + backward as well')
     part.add_argument('--with-cp', action='store_true', help='recompute blocks of a backbone in the backward pass')
     part.add_argument('--rows', nargs='+', choices=ROWS, help='default: reference, mmattn, and no-bias for a layer')
-    part.add_argument('--windows', type=int, default=16, help='biformer: regions along each side')
+    part.add_argument('--windows', type=int, default=16, help='biformer, debiformer: regions along each side')
     layer = parser.add_argument_group('layer')
     layer.add_argument('--dim', type=int, default=384, help='channels')
     layer.add_argument('--heads', type=int, default=12)
     layer.add_argument('--groups', type=int, default=3, help='offset groups')
     layer.add_argument('--stride', type=int, default=1, help='pixels per sampled point')
     layer.add_argument('--table', type=int, default=14, help='map side that the bias table was made for')
-    layer.add_argument('--topk', type=int, default=4, help='biformer: regions that a region attends to')
+    layer.add_argument('--topk', type=int, default=4, help='biformer, debiformer: regions that a region attends to')
     layer.add_argument('--interval', type=int, default=8, help='crossformer: pixels between the tokens of a group')
 
 
@@ -115,9 +114,7 @@ def run_part(args: Namespace) -> None:
 
 
 def print_table(case: Case, repeat: int, table: list[dict[str, Any]]) -> None:
-    parts = dict(biformer=f'{case.windows} windows a side, top {case.topk}',
-                 crossformer=f'groups of 7 x 7, interval {case.interval}').get(
-                     case.family.removesuffix('_pp'), f'{case.groups} groups')
+    parts = FAMILIES[case.family].parts(case)
     what = f'layer {case.dim} channels, {case.heads} heads, {parts}' if case.layer else case.arch
     first = table[0]
     print(f'{case.family} {what}, {case.batch} x {case.size[0]} x {case.size[1]}, {case.device}, '

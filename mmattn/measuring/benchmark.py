@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+from mmattn import layers
 from mmattn.errors import UsageError
 from mmattn.measuring.timing import apart, memory, seconds
 from mmattn.ops import convolution, deformable, grouped, routing
@@ -30,9 +31,6 @@ ROWS = {
     'swin-t': "mmdet's Swin-T, another backbone of the size of the small ones here",
 }
 OTHERS = ('no-bias', 'products', 'swin-t')      # rows that give other outputs
-OPS = dict(dat=[deformable], biformer=[routing], crossformer=[grouped, convolution])     # whose rows these are
-
-
 @dataclass
 class Case:
     """What is measured; see the options of `mmattn benchmark`."""
@@ -59,36 +57,84 @@ class Case:
         return self.layer and self.family in ('dat', 'dat_pp')
 
 
+@dataclass(frozen=True)
+class Family:
+    """What is measured of a family.
+
+    Args:
+        backbone: the name of its class.
+        layer: the layer of a case, without position bias where that is asked for.
+        ops: the operations whose backends rows name.
+        parts: what a case says of its layer, in words.
+        windowed: its backbone takes the number of windows, and has batch norms.
+    """
+    backbone: str
+    layer: Callable[[Case, bool], nn.Module]
+    ops: Sequence[Any]
+    parts: Callable[[Case], str]
+    windowed: bool = False
+
+
+def _deformable(case: Case, biased: bool) -> nn.Module:
+    return layers.DeformableAttention(
+        case.dim, case.heads, offset_groups=case.groups, stride=case.stride,
+        offset_range_factor=2 if case.family == 'dat' else -1, table_size=case.table, convention=case.family,
+        position_bias='table' if biased else 'none')
+
+
+def _routing(case: Case, biased: bool) -> nn.Module:
+    return layers.BiLevelRoutingAttention(case.dim, case.heads, num_windows=case.windows, topk=case.topk)
+
+
+def _agents(case: Case, biased: bool) -> nn.Module:
+    return layers.DeformableBiLevelRoutingAttention(
+        case.dim, case.heads, offset_groups=case.groups, stride=case.stride, num_windows=case.windows, topk=case.topk,
+        table_size=case.table)
+
+
+def _far(case: Case, biased: bool) -> nn.Module:
+    return layers.LongDistanceAttention(case.dim, case.heads, interval=case.interval)
+
+
+def _in_groups(case: Case) -> str:
+    return f'{case.groups} groups'
+
+
+def _in_windows(case: Case) -> str:
+    return f'{case.windows} windows a side, top {case.topk}'
+
+
+def _in_far_groups(case: Case) -> str:
+    return f'groups of 7 x 7, interval {case.interval}'
+
+
+FAMILIES = {
+    'dat': Family('DAT', _deformable, [deformable], _in_groups),
+    'dat_pp': Family('DATPlusPlus', _deformable, [deformable], _in_groups),
+    'biformer': Family('BiFormer', _routing, [routing], _in_windows, windowed=True),
+    'crossformer': Family('CrossFormer', _far, [grouped, convolution], _in_far_groups),
+    'crossformer_pp': Family('CrossFormerPlusPlus', _far, [grouped, convolution], _in_far_groups),
+    'debiformer': Family('DeBiFormer', _agents, [deformable, routing], _in_windows, windowed=True),
+}
+
+
 def build(case: Case, row: str) -> tuple[nn.Module, Tensor]:
     """The module and its input, with the same random weights in every row."""
     torch.manual_seed(0)
+    family, channels = FAMILIES[case.family], case.dim if case.layer else 3
+    module: nn.Module
     if case.layer:
-        from mmattn.layers import BiLevelRoutingAttention, DeformableAttention, LongDistanceAttention
-        module: nn.Module
-        if case.family == 'biformer':
-            module = BiLevelRoutingAttention(case.dim, case.heads, num_windows=case.windows, topk=case.topk)
-        elif case.family in ('crossformer', 'crossformer_pp'):
-            module = LongDistanceAttention(case.dim, case.heads, interval=case.interval)
-        else:
-            module = DeformableAttention(
-                case.dim, case.heads, offset_groups=case.groups, stride=case.stride,
-                offset_range_factor=2 if case.family == 'dat' else -1, table_size=case.table, convention=case.family,
-                position_bias='none' if row == 'no-bias' else 'table')
-        x = torch.randn(case.batch, case.dim, *case.size)
+        module = family.layer(case, row != 'no-bias')
     elif row == 'swin-t':
         from mmdet.models.backbones import SwinTransformer
         module = SwinTransformer(drop_path_rate=0.0, with_cp=case.with_cp)
         module.train()      # gives nothing back
-        x = torch.randn(case.batch, 3, *case.size)
     else:
-        assert case.arch
-        from mmattn.backbones import DAT, BiFormer, CrossFormer, CrossFormerPlusPlus, DATPlusPlus
-        if case.family == 'biformer':       # dense training keeps the statistics of batch norms
-            module = BiFormer(case.arch, num_windows=case.windows, norm_eval=True, with_cp=case.with_cp).train()
-        else:
-            families = dict(dat=DAT, dat_pp=DATPlusPlus, crossformer=CrossFormer, crossformer_pp=CrossFormerPlusPlus)
-            module = families[case.family](case.arch, with_cp=case.with_cp)
-        x = torch.randn(case.batch, 3, *case.size)
+        from mmattn import backbones
+        # dense training keeps the statistics of batch norms
+        options = dict(num_windows=case.windows, norm_eval=True) if family.windowed else {}
+        module = getattr(backbones, family.backbone)(case.arch, with_cp=case.with_cp, **options).train()
+    x = torch.randn(case.batch, channels, *case.size)
     for name, p in module.named_parameters():
         if name.endswith('rpe_table'):      # as large as trained ones, so that every backend has a bias to get right
             nn.init.normal_(p)
@@ -108,7 +154,8 @@ def measure(case: Case, row: str, phase: str, output: str) -> dict[str, Any]:
         'threads', '<phase>_seconds', '<phase>_bytes'.
     """
     if row in ('reference', 'dense', 'separable', 'triton'):
-        for op in OPS[case.family.removesuffix('_pp')]:
+        ops = FAMILIES[case.family].ops
+        for op in [op for op in ops if row in op.IMPLEMENTATIONS.rows] or ops:      # which then refuse
             os.environ[op.IMPLEMENTATIONS.variable] = row
     elif row == 'products':        # of plain attention; fused kernels do not show theirs
         for op in (deformable, grouped, routing):
