@@ -1,8 +1,8 @@
 # make demo      set up .venv, draw scenes, train Mask R-CNN with a small DAT on them, test it, save pictures of what it
 #                predicts and of the points that it samples
 # make demo-seg  the same with UperNet and mIoU
-# make demo-crossformer, demo-crossformer-seg, demo-biformer, demo-biformer-seg
-#                RetinaNet and UperNet with a small CrossFormer or BiFormer
+# make demo-crossformer, demo-crossformer-seg, demo-biformer, demo-biformer-seg, demo-debiformer, demo-debiformer-seg
+#                RetinaNet and UperNet with a small CrossFormer, BiFormer or DeBiFormer
 # make demo-pretrain
 #                a classifier of single shapes; RetinaNet with a small DAT for one epoch, with and without its weights
 # make setup     set up .venv alone
@@ -32,7 +32,8 @@ SHOWN := 00003
 
 # Keep them although nothing names them as a goal.
 .PRECIOUS: work_dirs/%/trained work_dirs/%/test.log
-.PHONY: demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-seg demo-pretrain test test-slow test-gpu lint setup clean
+.PHONY: demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-seg demo-debiformer
+.PHONY: demo-debiformer-seg demo-pretrain test test-slow test-gpu lint setup clean
 
 demo: work_dirs/mask-rcnn_dat_scenes/attention/$(SHOWN)/grid.png
 demo-seg: work_dirs/upernet_dat_scenes/attention/$(SHOWN)/grid.png
@@ -40,7 +41,9 @@ demo-crossformer: work_dirs/retinanet_crossformer_scenes/attention/$(SHOWN)/grid
 demo-crossformer-seg: work_dirs/upernet_crossformer_scenes/attention/$(SHOWN)/grid.png
 demo-biformer: work_dirs/retinanet_biformer_scenes/attention/$(SHOWN)/grid.png
 demo-biformer-seg: work_dirs/upernet_biformer_scenes/attention/$(SHOWN)/grid.png
-demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-seg:
+demo-debiformer: work_dirs/retinanet_debiformer_scenes/attention/$(SHOWN)/grid.png
+demo-debiformer-seg: work_dirs/upernet_debiformer_scenes/attention/$(SHOWN)/grid.png
+demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-seg demo-debiformer demo-debiformer-seg:
 	@grep -E '^(coco/|aAcc |mIoU |mAcc )' $(<:/attention/$(SHOWN)/grid.png=/test.log)
 	@echo "pictures of predictions: $(<:/attention/$(SHOWN)/grid.png=/pictures)"
 	@echo "what the model attends to: $<"

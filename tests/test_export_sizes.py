@@ -11,7 +11,8 @@ from tests.models import BACKBONES, LAYERS, SMALL_BI, SMALL_CROSS, SMALL_PP, sma
 
 FAST = 'BiLevelRoutingAttention', 'CrossScaleEmbedding', 'LocalAttention'
 SIZES = (11, 14), (9, 9), (10, 15), (35, 28), (9, 40)       # the first is recorded
-LEAST = {'AttentionBlock': 8, 'NeighborhoodAttention': 9}    # more than one window or tile
+# more than one window, tile, or agent
+LEAST = {'AttentionBlock': 8, 'DeformableBiLevelRoutingAttention': 9, 'NeighborhoodAttention': 9}
 pytestmark = pytest.mark.filterwarnings('ignore')       # of the exporter
 
 
@@ -81,8 +82,8 @@ def pyramid():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('make', [BACKBONES['DAT'], dat_pp, biformer, crossformer, pyramid],
-                         ids=['DAT', 'DAT++', 'BiFormer', 'CrossFormer', 'AttentionPyramid'])
+@pytest.mark.parametrize('make', [BACKBONES['DAT'], dat_pp, biformer, BACKBONES['DeBiFormer'], crossformer, pyramid],
+                         ids=['DAT', 'DAT++', 'BiFormer', 'DeBiFormer', 'CrossFormer', 'AttentionPyramid'])
 def test_a_backbone_in_onnx_takes_all_sizes(make, tmp_path):
     model = make().eval()
     run = onnx_session(recorded(model, torch.randn(1, 3, 131, 141), free(128)), tmp_path)
