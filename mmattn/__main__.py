@@ -11,10 +11,10 @@ from mmattn.errors import UsageError
 
 COMMANDS = {
     'init-config': 'write a short config for data of your own',
-    'train': 'train a detector or a segmentor',
-    'test': 'test one: COCO AP or mIoU',
+    'train': 'train a detector, a segmentor or a classifier',
+    'test': 'test one: COCO AP, mIoU or accuracy',
     'predict': 'predict for images, folders and videos',
-    'export': 'write one as an ONNX file',
+    'export': 'write a detector or a segmentor as an ONNX file',
     'analyze': 'what a model takes for what: figures of each class, a confusion matrix',
     'plot-log': 'draw the curves of trainings, resumed ones as one',
     'visualize': 'draw what a model attends to',
@@ -72,7 +72,7 @@ def _chosen(arguments: list[str]) -> tuple[str, list[str]]:
     """The command that the arguments begin with, and the rest of them."""
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
-        prog='mmattn', description='DAT, CrossFormer and BiFormer attention for dense prediction with OpenMMLab.',
+        prog='mmattn', description='Deformable, cross-scale and bi-level routing attention with OpenMMLab.',
         epilog='commands:\n' + '\n'.join(f'  {name:{width}}  {what}' for name, what in COMMANDS.items())
         + '\n\nmmattn COMMAND --help says more of one.', formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--version', action='version', version=f'mmattn {__version__}')

@@ -253,7 +253,7 @@ class Pyramid(BaseModule):
 
     def map_sizes(self, size: Sequence[int]) -> list[tuple[int, ...]]:
         """(height, width) of each map that images of `size` give."""
-        return [tuple(-(-side // self.stage_strides[i]) for side in size) for i in self.out_indices]
+        return [tuple(ceil_div(side, self.stage_strides[i]) for side in size) for i in self.out_indices]
 
     def maps(self, x: Tensor) -> tuple[Tensor, ...]:
         """The maps of images without regard to padding."""

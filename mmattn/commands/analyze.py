@@ -14,6 +14,7 @@ from mmattn.commands.options import add_config, changed_config
 from mmattn.config import is_segmentation
 from mmattn.errors import UsageError
 from mmattn.measuring.confusion import BACKGROUND, Confusion, confusion
+from mmattn.measuring.tables import markdown
 
 READABLE = 25       # classes, up to which a matrix has numbers in it
 
@@ -51,15 +52,14 @@ def run(args: Namespace) -> None:
 def table(found: Confusion, pixels: bool) -> str:
     """The figures of each class in Markdown; the overlap of classes is one for label maps alone."""
     figures = {'recall, %': found.recall, 'precision, %': found.precision, **({'IoU, %': found.iou} if pixels else {})}
-    lines = [('class', 'pixels' if pixels else 'objects', *figures, 'otherwise most often'),
-             ('---', '---:', *['---:'] * len(figures), '---')]
+    lines = []
     for i, name in enumerate(found.classes):
         if name == BACKGROUND:
             continue
         cells = ['–' if np.isnan(values[i]) else f'{100 * values[i]:.1f}'
                  for values in figures.values()]
         lines.append((name, str(found.counts[i].sum()), *cells, mistaken(found, i)))
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    return markdown(['class', 'pixels' if pixels else 'objects', *figures, 'otherwise most often'], lines)
 
 
 def mistaken(found: Confusion, i: int) -> str:

@@ -23,6 +23,7 @@ from mmattn.config import SPLITS
 from mmattn.engine.building import RANDOM
 from mmattn.errors import UsageError
 from mmattn.measuring.points import analyze
+from mmattn.measuring.tables import markdown
 from mmattn.openmmlab import choose_checkpoint_reading
 
 COLUMNS = ('weights', 'layer', 'mask area', 'uniform grid', 'points', 'attention', 'points − grid', 'attention − grid')
@@ -67,13 +68,13 @@ def run(args: Namespace) -> None:
 
 def table(found: dict[str, dict[str, np.ndarray]]) -> str:
     """A table in Markdown, in percent: means over images, and differences with their standard error."""
-    lines = [f'| {" | ".join(COLUMNS)} |', '|---|---|' + '---:|' * (len(COLUMNS) - 2)]
+    lines = []
     for name, layers in found.items():
         for layer, shares in layers.items():
             cells = [cell(*mean(share)[:1]) for share in shares.T]
             cells += [cell(*mean(shares[:, column] - shares[:, 1]), sign='+') for column in (2, 3)]
-            lines.append(f'| {name} | {layer} | {" | ".join(cells)} |')
-    return '\n'.join(lines)
+            lines.append((name, layer, *cells))
+    return markdown(COLUMNS, lines)
 
 
 def mean(shares: np.ndarray) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from mmattn.errors import UsageError
 from mmattn.measuring.benchmark import FAMILIES, ROWS, Case, measure_rows
 from mmattn.measuring.flops import SHAPES
 from mmattn.measuring.latency import Latency, measure_apart
+from mmattn.measuring.tables import markdown
 
 OF_PARTS = 'layer', 'arch', 'train', 'with_cp', 'rows'           # options of layers and backbones alone
 OF_CONFIGS = 'checkpoint', 'image', 'cfg_options'         # and of configs
@@ -89,10 +90,9 @@ def run_whole(args: Namespace) -> None:
         return
     print(f'{args.what}, {args.batch} x 3 x {task.size[0]} x {task.size[1]}, {args.device}, {found["threads"]:g} '
           f'threads, medians of {args.repeat} x {args.iterations}')
-    print('| a step of the test | images a second | added memory | detections |')
-    print('|---|---|---|---|')
-    print(f'| {found["seconds"]:.3f} s | {args.batch / found["seconds"]:.2f} | {found["bytes"] / 2 ** 20:.0f} MiB | '
-          f'{found["found"]:g} |')
+    print(markdown(['a step of the test', 'images a second', 'added memory', 'detections'],
+                   [(f'{found["seconds"]:.3f} s', f'{args.batch / found["seconds"]:.2f}',
+                     f'{found["bytes"] / 2 ** 20:.0f} MiB', f'{found["found"]:g}')]))
 
 
 def run_part(args: Namespace) -> None:
@@ -119,16 +119,18 @@ def print_table(case: Case, repeat: int, table: list[dict[str, Any]]) -> None:
     first = table[0]
     print(f'{case.family} {what}, {case.batch} x {case.size[0]} x {case.size[1]}, {case.device}, '
           f'{first.get("threads", "?")} threads, medians of {repeat} x {case.iterations}')
-    columns = [('forward', 'forward')] + ([('forward + backward', 'train')] if case.train else [])
-    print('| row |' + ''.join(f' {title} | ratio | added memory |' for title, _ in columns) + ' differs by |')
-    print('|---|' + '---|---|---|' * len(columns) + '---|')
+    columns = {'forward': 'forward'} | ({'forward + backward': 'train'} if case.train else {})
+    titles = [cell for title in columns for cell in (title, 'ratio', 'added memory')]
+    lines = []
     for row in table:
-        if 'refused' in row:
-            print(f'| {row["row"]} |' + ' | | |' * len(columns) + f' {row["refused"]} |')
-            continue
-        cells = []
-        for _, key in columns:
+        cells: list[str] = []
+        for key in columns.values():
+            if 'refused' in row:
+                cells += [''] * 3
+                continue
             seconds, used = row[f'{key}_seconds'], row[f'{key}_bytes']
             ratio = f'{first[f"{key}_seconds"] / seconds:.1f} x' if 'refused' not in first else ''
-            cells.append(f' {seconds:.3f} s | {ratio} |' + (' |' if used is None else f' {used / 2 ** 20:.0f} MiB |'))
-        print(f'| {row["row"]} |' + ''.join(cells) + (f' {row["difference"]:.1e} |' if 'difference' in row else ' |'))
+            cells += [f'{seconds:.3f} s', ratio, '' if used is None else f'{used / 2 ** 20:.0f} MiB']
+        differs = f'{row["difference"]:.1e}' if 'difference' in row else ''
+        lines.append([row['row'], *cells, row.get('refused', differs)])
+    print(markdown(['row', *titles, 'differs by'], lines))

@@ -13,6 +13,7 @@ from mmattn.commands.options import add_config, changed_config
 from mmattn.config import LIBRARIES, check_scope
 from mmattn.errors import UsageError
 from mmattn.measuring.flops import SHAPES, Count, count_model
+from mmattn.measuring.tables import markdown
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -31,8 +32,9 @@ def run(args: Namespace) -> None:
     counts = count_model(cfg, shape)
     counts['total'] = sum(counts.values(), Count())
     print(f'{args.config}, 1 x 3 x {shape[0]} x {shape[1]}')
-    print('| part | parameters, M | multiply-adds, G | of these attention | of these sampling | without attention |')
-    print('|---|---|---|---|---|---|')
+    lines = []
     for name, count in counts.items():
         figures = [count.total, count.attention, count.sampling, count.total - count.attention]
-        print(f'| {name} | {count.parameters / 1e6:.2f} | ' + ' | '.join(f'{n / 1e9:.1f}' for n in figures) + ' |')
+        lines.append((name, f'{count.parameters / 1e6:.2f}', *(f'{n / 1e9:.1f}' for n in figures)))
+    print(markdown(['part', 'parameters, M', 'multiply-adds, G', 'of these attention', 'of these sampling',
+                    'without attention'], lines))

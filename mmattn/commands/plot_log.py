@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmattn.errors import UsageError, some
 from mmattn.measuring.logs import Training, is_step, read_training, unit
+from mmattn.measuring.tables import markdown
 
 TABLE = 'training', 'figure', 'from', 'to', 'first', 'last', 'lowest', 'highest'
 
@@ -58,14 +59,14 @@ def chosen(trainings: Sequence[Training], wanted: Sequence[str] | None) -> list[
 
 def table(trainings: Sequence[Training], keys: Sequence[str]) -> str:
     """Where figures started and ended, and their extremes, in Markdown."""
-    lines = [TABLE, ('---',) * len(TABLE)]
+    lines = []
     for training in trainings:
         for key in keys:
             steps, values = training.curve(key)
             if values:
                 lines.append((training.name, key, f'{steps[0]:g}', f'{steps[-1]:g}', *(
                     f'{value:.4g}' for value in (values[0], values[-1], min(values), max(values)))))
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    return markdown(TABLE, lines)
 
 
 def draw(trainings: Sequence[Training], keys: Sequence[str], path: Path) -> None:

@@ -31,6 +31,8 @@ ROWS = {
     'swin-t': "mmdet's Swin-T, another backbone of the size of the small ones here",
 }
 OTHERS = ('no-bias', 'products', 'swin-t')      # rows that give other outputs
+
+
 @dataclass
 class Case:
     """What is measured; see the options of `mmattn benchmark`."""

@@ -20,6 +20,7 @@ from mmattn.config import read_config
 from mmattn.engine.building import build_model, load_model
 from mmattn.errors import UsageError
 from mmattn.measuring.logs import read_training, unit
+from mmattn.measuring.tables import markdown
 from mmattn.measuring.timing import seconds
 
 ROUNDS = 15     # of the timing, after one that is not timed
@@ -189,9 +190,9 @@ def table(results: Sequence[Result], times: Sequence[Times]) -> str:
     first, accuracy = results[0], results[0].accuracy
     count = len(first.figures)
     many = [f'{accuracy.name}, mean and deviation', f'each of {count} seeds', f'beside {first.network.name}', 'p']
-    lines = [['network', *(many if count > 1 else [accuracy.name]), 'training, s per step', 'testing, s per image',
-              'peak memory, MiB', 'parameters, M']]
-    lines += [['---'] * len(lines[0])]
+    head = ['network', *(many if count > 1 else [accuracy.name]), 'training, s per step', 'testing, s per image',
+            'peak memory, MiB', 'parameters, M']
+    lines = []
     for result, time in sorted(zip(results, times), key=lambda pair: -pair[0].mean):
         values = [f'{value:{accuracy.form}}' for value in result.values]
         if count > 1:
@@ -200,7 +201,7 @@ def table(results: Sequence[Result], times: Sequence[Times]) -> str:
             values = [f'{result.mean:{accuracy.form}} ± {result.spread:{accuracy.form}}', ', '.join(values), *apart]
         lines.append([result.network.name, *values, f'{time.training:.3f}',
                       f'{time.testing:.3f}', f'{result.memory:.0f}', f'{result.parameters:.2f}'])
-    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    return markdown(head, lines)
 
 
 def draw(results: Sequence[Result], times: Sequence[Times], path: Path) -> None:

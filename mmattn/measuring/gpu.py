@@ -26,6 +26,7 @@ from mmattn.measuring.timing import memory, seconds, synchronize
 from mmattn.ops import deformable, grouped, neighborhood, routing
 from mmattn.ops.dispatch import OPS
 from mmattn.ops.fused import is_installed
+from mmattn.ops.partition import ceil_div
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 ALLOWED = {'float32': 2e-5, 'bfloat16': 4e-2, 'float16': 5e-3}     # relative errors; where products take TF32, more
@@ -104,7 +105,7 @@ class Layer:
 
     def map(self, settings: 'Settings') -> Tensor:
         """What it reads of the images, in the memory order that backbones give."""
-        size = [-(-side // self.stride) for side in settings.size]
+        size = [ceil_div(side, self.stride) for side in settings.size]
         x = torch.randn(settings.batch, self.channels, *size, device=settings.device)
         return x.contiguous(memory_format=torch.channels_last).requires_grad_()
 

@@ -4,6 +4,7 @@ from torch.nn import functional as F
 
 from mmattn.ops import reference
 from mmattn.ops.dispatch import Implementation, Implementations, for_comparison
+from mmattn.ops.partition import ceil_div
 
 
 def centred_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, backend: str | None = None) -> Tensor:
@@ -33,7 +34,7 @@ def _patches(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     if not len(x):          # `pixel_unshuffle` leaves empty tensors as they are
         return reference.centred_convolution(x, weight, bias, stride)
     margin = (weight.shape[-1] - stride) // 2
-    patches = -(-margin // stride)      # on each side of the middle one
+    patches = ceil_div(margin, stride)      # on each side of the middle one
     weight = F.pad(weight, (patches * stride - margin,) * 4)
     return F.conv2d(F.pixel_unshuffle(x, stride), F.pixel_unshuffle(weight, stride), bias, padding=patches)
 

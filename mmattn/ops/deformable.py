@@ -85,7 +85,7 @@ def position_bias(table: Tensor, queries: Tensor, points: Tensor) -> Tensor:
 
 def log_displacements(queries: Tensor, points: Tensor) -> Tensor:
     """What the log-spaced continuous position bias looks at (log-CPB; Swin Transformer V2, eq. 4, as DAT++ uses it):
-    sign(u) log2(1 + |u|) / log2(8) of u = 4 (query - point) on each axis.
+    sign(u) log2(1 + abs(u)) / log2(8) of u = 4 (query - point) on each axis.
 
     Args:
         queries: (N, 2), normalised.

@@ -17,7 +17,15 @@ from torch.autograd.function import once_differentiable
 from mmattn.ops import reference
 from mmattn.ops.attention import attention
 from mmattn.ops.dispatch import Budget, Implementation, Implementations, for_comparison, is_traced
-from mmattn.ops.partition import bias_windows, crop, group_views, pad_to_multiple, relative_bias, sum_antidiagonals
+from mmattn.ops.partition import (
+    bias_windows,
+    ceil_div,
+    crop,
+    group_views,
+    pad_to_multiple,
+    relative_bias,
+    sum_antidiagonals,
+)
 from mmattn.ops.precision import autocast_dtype, without_autocast
 
 Projection = tuple[Tensor, Tensor | None]       # weight and bias
@@ -91,7 +99,7 @@ def _padded_reservations(x: Tensor, qkv: Projection, proj: Projection, table: Te
     if x.is_cpu:
         return ['a few groups at a time fit the caches of a CPU']
     group = [side // 2 + 1 for side in table.shape[1:]]
-    padded = [-(-side // (part * interval)) * part * interval for side, part in zip(x.shape[1:3], group)]
+    padded = [ceil_div(side, part * interval) * part * interval for side, part in zip(x.shape[1:3], group)]
     logits = len(x) * num_heads * padded[0] * padded[1] * group[0] * group[1]
     if logits > PADDED_LOGITS.on(x.device):
         return [f'the gradient of the bias would be {logits} numbers at a time']

@@ -232,7 +232,7 @@ class _Axis(NamedTuple):
 
     @property
     def tiles(self) -> int:
-        return -(-self.side // self.tile)
+        return ceil_div(self.side, self.tile)
 
     @property
     def reach(self) -> int:

@@ -24,7 +24,7 @@ def data(write_scenes):
 def table(printed):
     """The rows of the table, by class."""
     rows = [line.strip('| ').split(' | ') for line in printed.splitlines() if line.startswith('| ')]
-    return {row[0]: row[1:] for row in rows[2:]}
+    return {row[0]: row[1:] for row in rows[1:]}
 
 
 def matrix(folder):

@@ -23,7 +23,7 @@ def test_several_seeds_have_a_mean_a_deviation_and_every_value():
     assert text.splitlines() == [
         '| network | box AP, mean and deviation | each of 3 seeds | beside low | p | training, s per step | '
         'testing, s per image | peak memory, MiB | parameters, M |',
-        '| --- | --- | --- | --- | --- | --- | --- | --- | --- |',
+        '|---|---|---|---|---|---|---|---|---|',
         '| high | 0.610 ± 0.017 | 0.600, 0.600, 0.630 | +0.090 | 0.0044 | 1.500 | 0.750 | 1234 | 1.23 |',
         '| low | 0.520 ± 0.020 | 0.500, 0.520, 0.540 |  |  | 0.500 | 0.250 | 1234 | 1.23 |']
 

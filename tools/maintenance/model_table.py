@@ -11,6 +11,7 @@ from mmattn.config import read_config
 from mmattn.errors import UsageError
 from mmattn.measuring import published_flops
 from mmattn.measuring.flops import SHAPES, Count, count_model
+from mmattn.measuring.tables import markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
@@ -106,8 +107,7 @@ def with_table(folder, columns, rows):
     before, found, rest = readme.read_text().partition(START)
     if not found or END not in rest:
         raise UsageError(f'{readme} needs the lines {START} and {END}, between which the table goes')
-    header = f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|\n"
-    return {readme: f"{before}{START}\n{header}{''.join(rows)}{END}{rest.partition(END)[2]}"}
+    return {readme: f'{before}{START}\n{markdown(columns, rows)}\n{END}{rest.partition(END)[2]}'}
 
 
 def kind_of(name):
@@ -125,7 +125,7 @@ def recipe(name, published, recipes):
 
 
 def row(name, published, costs, recipes):
-    """A line of the table."""
+    """Cells of a line of the table."""
     names = dict(bbox='box AP', segm='mask AP', miou='mIoU', miou_ms='multi-scale')
     results = [f"{text} {published[key]}" + (f" ({published[f'{key}_rerun']})" if f'{key}_rerun' in published else '')
                for key, text in names.items() if key in published]
@@ -133,14 +133,14 @@ def row(name, published, costs, recipes):
     figures = [f"{costs['Parameters'] / 1e6:.2f}", published.get('params', ''), f'{total / 1e9:.1f}',
                f"{(total - costs['FLOPs of attention']) / 1e9:.1f}", f'{theirs / 1e9:.1f}' if theirs else '',
                published.get('flops', ''), ', '.join(results), recipe(name, published, recipes)]
-    return f'| [{name}]({name}.py) | ' + ' | '.join(map(str, figures)) + ' |\n'
+    return [f'[{name}]({name}.py)', *figures]
 
 
 def row_of_classifier(name, published, costs, recipes):
-    """A line of the table of classifiers."""
+    """Cells of a line of the table of classifiers."""
     figures = [f"{costs['Parameters'] / 1e6:.2f}", published['params'], f"{costs['FLOPs'] / 1e9:.2f}",
                published['flops'], published['top1'], recipe(name, published, recipes)]
-    return f'| [{name}]({name}.py) | ' + ' | '.join(map(str, figures)) + ' |\n'
+    return [f'[{name}]({name}.py)', *figures]
 
 
 def metafile(collections, costs):
