@@ -1,5 +1,4 @@
 """The rooms of the house: imports point down only, tools are doors, and a name of the package loads what it needs."""
-import ast
 import inspect
 import re
 import subprocess
@@ -9,38 +8,33 @@ import pytest
 from torch import nn
 
 import mmattn
-from tests.conftest import ROOT
+from tests.conftest import ROOT, load
 
-# From the ground floor up. A room imports those before it and itself.
-ROOMS = ('errors', 'checks', 'ops', 'layers', 'checkpoint', 'openmmlab', 'registry', 'utils', 'backbones', 'necks',
-         'config', 'datasets', 'engine', 'visualization', 'inference', 'deployment', 'measuring', 'commands',
-         '__main__')
-MODULES = sorted((ROOT / 'mmattn').rglob('*.py'))
+architecture = load(ROOT / 'tools/maintenance/architecture.py')
+MODULES, ROOMS, imported, name_of, names_imported, room = (
+    getattr(architecture, name) for name in ('MODULES', 'ROOMS', 'imported', 'name_of', 'names_imported', 'room'))
 
 
-def room(name):
-    """The room of a module, 'mmattn.layers.mlp' -> 'layers'; '' of the package itself."""
-    return name.split('.')[1] if '.' in name else ''
+def test_the_page_and_its_picture_are_what_the_code_is():
+    page = (ROOT / 'docs/architecture.md').read_text()
+    assert architecture.with_table(page) == page
+    assert architecture.draw() == (ROOT / 'docs/architecture.svg').read_text()
 
 
-def name_of(path):
-    return '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
+def test_the_picture_leaves_out_what_other_arrows_imply():
+    found = architecture.imports()
+    arrows = architecture.without_implied(found)
+    assert found['layers'] == {'errors', 'checks', 'ops'}
+    assert arrows['layers'] == {'ops'}
+
+    def reached(name):
+        return arrows[name].union(*map(reached, arrows[name]))
+    assert all(reached(name) >= found[name] for name in ROOMS)
 
 
-def names_imported(path):
-    """Modules that a file imports, wherever in it; of the package itself, its rooms."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f'{path}: imports are absolute'
-            rooms = [f'mmattn.{alias.name}' for alias in node.names]
-            yield from rooms if node.module == 'mmattn' else [node.module]
-
-
-def imported(path):
-    """Modules of the package that a file imports."""
-    return [name for name in names_imported(path) if name.startswith('mmattn.')]
+def test_a_page_without_a_place_for_the_table_is_refused():
+    with pytest.raises(architecture.UsageError, match=r'architecture\.md needs the lines'):
+        architecture.with_table('# Architecture')
 
 
 def test_every_room_is_known():
@@ -51,7 +45,7 @@ def test_every_room_is_known():
 def test_imports_point_down(path):
     own = room(name_of(path))
     below = ROOMS if own == '' else ROOMS[:ROOMS.index(own) + 1]
-    upward = [name for name in imported(path) if room(name) not in below and name != 'mmattn.__version__']
+    upward = [name for name in imported(path) if room(name) not in below]
     assert not upward, f'{own} stands below {upward}'
 
 

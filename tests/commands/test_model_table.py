@@ -1,19 +1,10 @@
 """The tables that tools/maintenance/model_table.py writes, which stands outside of the package."""
 import re
-from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 import yaml
 
-from tests.conftest import ROOT
-
-
-def load(path):
-    spec = spec_from_file_location(path.stem, path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from tests.conftest import ROOT, load
 
 model_table = load(ROOT / 'tools/maintenance/model_table.py')
 PUBLISHED = model_table.read_published()
