@@ -57,7 +57,7 @@ def test_the_page_of_a_wheel_shows_what_can_be_reached_from_there(wheel):
     metadata, = (name for name in archive.namelist() if name.endswith('/METADATA'))
     page = archive.read(metadata).decode()
     assert 'Description-Content-Type: text/markdown' in page
-    assert '## Two commands' in page
+    assert '## Which model' in page
     assert '![' not in page
     links = re.findall(r'\]\(([^)]*)\)', page)
     assert len(links) > 5
