@@ -9,6 +9,8 @@
 # make test      set up .venv, run the tests, two at a time (make test-slow for the long ones, make test-gpu for those
 #                of a GPU)
 # make lint      set up .venv, check style and types
+# make docs      set up .venv, make a site of the pages in build/site; any warning ends it
+# make notebook  set up .venv, run docs/tour.ipynb and keep its outputs in it
 #
 # PYTHON  interpreter that makes .venv, 3.10 or newer
 # TORCH   what to install as torch; 2.13.0 is the version the figures in the README were measured with
@@ -33,7 +35,7 @@ SHOWN := 00003
 # Keep them although nothing names them as a goal.
 .PRECIOUS: work_dirs/%/trained work_dirs/%/test.log
 .PHONY: demo demo-seg demo-crossformer demo-crossformer-seg demo-biformer demo-biformer-seg demo-debiformer
-.PHONY: demo-debiformer-seg demo-pretrain test test-slow test-gpu lint setup clean
+.PHONY: demo-debiformer-seg demo-pretrain test test-slow test-gpu lint docs notebook setup clean
 
 demo: work_dirs/mask-rcnn_dat_scenes/attention/$(SHOWN)/grid.png
 demo-seg: work_dirs/upernet_dat_scenes/attention/$(SHOWN)/grid.png
@@ -90,6 +92,13 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(VENV)/ready
+	$(BIN)/python -m sphinx -q -W --keep-going docs build/site
+	@echo "the first page: build/site/index.html"
+
+notebook: $(VENV)/ready
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/jupyter execute --inplace docs/tour.ipynb
+
 setup: $(VENV)/ready
 
 # mmcv's operators are compiled against the torch installed before it; -g0 leaves debug symbols out. yapf, which MMEngine
@@ -101,9 +110,9 @@ $(VENV)/ready: pyproject.toml
 	$(BIN)/pip install $(TORCH) $(SETUPTOOLS) wheel ninja packaging
 	@echo "compiling mmcv: five to ten minutes"
 	CFLAGS=-g0 $(BIN)/pip install --no-build-isolation $(MMCV)
-	$(BIN)/pip install -e '.[$(STACK),$(PRETRAIN),test]'
+	$(BIN)/pip install -e '.[$(STACK),$(PRETRAIN),docs,test]'
 	$(BIN)/python -c 'import yapf'
 	touch $@
 
 clean:
-	rm -rf .venv .venv-openmmlab work_dirs data/scenes data/shapes
+	rm -rf .venv .venv-openmmlab build work_dirs data/scenes data/shapes docs/tour docs/project docs/index.md

@@ -124,20 +124,21 @@ def ci(tmp_path):
 
 def test_the_check_needs_no_wheels(ci):
     done = ci(PIP_FIND_LINKS='elsewhere')
-    assert (done.returncode, done.stdout) == (0, 'lint:elsewhere\ntest:elsewhere\n')
+    assert (done.returncode, done.stdout) == (0, 'lint:elsewhere\ntest:elsewhere\ndocs:elsewhere\n')
 
 
 def test_the_check_finds_wheels_beside_the_repository(ci, tmp_path):
     wheels = tmp_path / 'shared' / 'wheels'
     wheels.mkdir(parents=True)
-    assert ci(PIP_FIND_LINKS='elsewhere').stdout == f'lint:elsewhere {wheels}\ntest:elsewhere {wheels}\n'
+    assert ci(PIP_FIND_LINKS='elsewhere').stdout == ''.join(
+        f'{what}:elsewhere {wheels}\n' for what in ('lint', 'test', 'docs'))
 
 
 def test_the_check_takes_wheels_from_where_it_is_told(ci, tmp_path):
     (tmp_path / 'shared' / 'wheels').mkdir(parents=True)
     wheels = tmp_path / 'prepared'
     wheels.mkdir()
-    assert ci(MMATTN_WHEELS=str(wheels)).stdout == f'lint: {wheels}\ntest: {wheels}\n'
+    assert ci(MMATTN_WHEELS=str(wheels)).stdout == ''.join(f'{what}: {wheels}\n' for what in ('lint', 'test', 'docs'))
 
 
 def test_wheels_that_are_not_where_the_check_is_told_stop_it(ci):
