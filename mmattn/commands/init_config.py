@@ -48,7 +48,7 @@ def run(args: Namespace) -> None:
     read_config(out)
     sizes = ', '.join(f'{split} {part.count}' for split, part in layout.splits.items())
     print(f'{args.data}: {FORMS[layout.form]}, images: {sizes}, most of {layout.size[0]} x {layout.size[1]} pixels\n'
-          f'{len(draft.classes)} classes: {some(draft.classes, 20)}\n'
+          f'{len(draft.classes)} class(es): {some(draft.classes, 20)}\n'
           f'{draft.length} epoch(s) of {draft.steps} step(s), learning rate {draft.rate:g}\n'
           f'wrote {out}; next: mmattn check-data {out}')
 

@@ -25,7 +25,7 @@ def test_it_says_what_it_found_and_what_it_wrote(run_here, scenes, tmp_path):
                    '--batch-size', 2, '--out', out)
     assert said.splitlines() == [
         f'{scenes}: COCO, images: train 4, val 2, test 2, most of 160 x 128 pixels',
-        '2 classes: disk, star', '2 epoch(s) of 2 step(s), learning rate 0.00025',
+        '2 class(es): disk, star', '2 epoch(s) of 2 step(s), learning rate 0.00025',
         f'wrote {out}; next: mmattn check-data {out}']
     status, said, _ = run_here('tools/check_data.py', out, '--out', tmp_path / 'batch.png', '--cfg-options',
                                'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False')
