@@ -219,6 +219,8 @@ def boxes(draft: Draft) -> dict[str, Any]:
     keys = ['img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'] + ['instances'] * (not is_coco)
     common = dict(type='CocoDataset') if is_coco else dict(type='XMLDataset', data_prefix=dict(sub_data_root=''))
     common |= dict(data_root=Code('data_root'), metainfo=Code('dict(classes=classes)'))
+    # of Pascal VOC, mmdet would learn boxes without area, and their logarithms are infinite
+    kept = dict(filter_empty_gt=True, min_size=1) | ({} if is_coco else dict(bbox_min_size=1))
     metric = dict(_delete_=True, type='CocoMetric', metric=['bbox'] + ['segm'] * draft.with_masks, classwise=True)
 
     def data(split: str) -> dict[str, Any]:
@@ -236,8 +238,7 @@ def boxes(draft: Draft) -> dict[str, Any]:
         train_pipeline=[load, annotations, resize, dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')],
         test_pipeline=[load, resize, annotations, dict(type='PackDetInputs', meta_keys=keys)],
         train_dataloader=dict(
-            loader(data('train'), dict(type='DefaultSampler', shuffle=True),
-                   filter_cfg=dict(filter_empty_gt=True, min_size=1)),
+            loader(data('train'), dict(type='DefaultSampler', shuffle=True), filter_cfg=kept),
             batch_sampler=dict(type='AspectRatioBatchSampler')),
         val_dataloader=loader(data('val'), test_mode=True),
         **same_or(draft, 'test_dataloader', loader(data('test'), test_mode=True)),

@@ -88,5 +88,6 @@ def check_objects(place: str, known: dict[str, Annotation], classes: Sequence[st
                 small.append(f'{name} in {Path(path).name}')
             elif min(left, top) < 0 or right > width + 1 or bottom > height + 1:
                 outside.append(f'{name} in {Path(path).name}')
-    yield from counted(warning, place, 'box(es) less than a pixel wide or high', small)
+    yield from counted(warning, place, 'box(es) less than a pixel wide or high, whose loss is infinite unless '
+                                       'filter_cfg leaves them out by bbox_min_size=1', small)
     yield from counted(warning, place, 'box(es) reach out of their image', outside)

@@ -1,14 +1,18 @@
 """Configs that are written for data of one's own: what of the base they change, and that a model is built of them."""
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from mmattn.config import config_files, read_config
+from mmattn.datasets import scenes
 from mmattn.datasets.checking import NOT_HEADS
 from mmattn.datasets.config_text import Code, assignments
 from mmattn.datasets.drafting import Draft, base_of, usual_scale, write
 from mmattn.datasets.layouts import Layout, Split
 from mmattn.engine.building import build_model
 from mmattn.errors import UsageError
+from tests.datasets.test_voc import OBJECT
+from tests.datasets.test_voc import write as write_voc
 
 PARTS = {split: Split(f'{split}.json', f'{split}/', f'maps/{split}', count)
          for split, count in (('train', 100), ('val', 20), ('test', 30))}
@@ -63,6 +67,19 @@ def test_pascal_voc(tmp_path):
     assert 'instances' in cfg.test_dataloader.dataset.pipeline[-1].meta_keys
     assert 'ann_file' not in cfg.test_evaluator
     assert cfg.test_evaluator.metric == ['bbox']
+
+
+def test_a_box_without_area_of_pascal_voc_is_not_learned(tmp_path):
+    from mmdet.registry import DATASETS
+    write_voc(tmp_path, 1)
+    path = tmp_path / 'Annotations/0.xml'
+    path.write_text(path.read_text().replace('</annotation>', OBJECT.format('disk', 9, 9, 9, 20) + '</annotation>'))
+    cfg = written(tmp_path, 'retinanet_biformer_scenes', classes=scenes.CLASSES, form='voc')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        data = DATASETS.build(dict(cfg.train_dataloader.dataset, data_root=f'{tmp_path}/', ann_file='list.txt'))
+    sample = data[0]['data_samples']
+    assert len(sample.gt_instances) == len(scenes.scene('training', 0)[1])
+    assert len(sample.ignored_instances) == 1
 
 
 @pytest.mark.parametrize(('ignored', 'values', 'start', 'index'), [
