@@ -65,6 +65,12 @@ def test_a_base_of_the_package_keeps_the_scope_of_its_library(tmp_path):
     assert Config.fromfile('mmattn::demo/upernet_dat_scenes.py').to_dict() == read_config(DEMO).to_dict()
 
 
+def test_bases_are_found_without_the_index_of_their_library(monkeypatch):
+    expected = read_config(DEMO).to_dict()
+    monkeypatch.delattr('mmengine.config.utils._get_cfg_metainfo')
+    assert read_config(DEMO).to_dict() == expected
+
+
 def test_a_bug_in_the_code_of_a_config_keeps_its_traceback(tmp_path):
     path = tmp_path / 'config.py'
     path.write_text("a = int('three')\n")
