@@ -27,7 +27,8 @@ def tested(run, write_scenes, tmp_path_factory):
     file = root / 'annotations/instances_validation.json'
     torch.save(dict(state_dict=build_model(Config.fromfile(DET)).state_dict()), folder / 'random.pth')
     run('tools/test.py', DET, folder / 'random.pth', '--work-dir', folder, '--out', folder / 'found.pkl',
-        '--cfg-options', *loader_options(root), f'test_evaluator.ann_file={file}', 'model.test_cfg.score_thr=0')
+        '--cfg-options', *loader_options(root), f'test_evaluator.ann_file={file}', f'val_evaluator.ann_file={file}',
+        'model.test_cfg.score_thr=0')
     return folder
 
 
