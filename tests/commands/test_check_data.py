@@ -17,6 +17,7 @@ from mmattn.errors import UsageError
 from tests.conftest import ROOT
 
 DET, SEG = ROOT / 'configs/demo/mask-rcnn_dat_scenes.py', ROOT / 'configs/demo/upernet_dat_scenes.py'
+PAGE = (ROOT / 'docs/data.md').read_text()
 
 
 read = cache(Config.fromfile)
@@ -294,9 +295,7 @@ def page(scenes_root, tmp_path, monkeypatch):
     """The configs of docs/data.md, in Python, where it says, beside the data that they name."""
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     shutil.copytree(scenes_root, tmp_path / 'data/shapes')
-    text = (ROOT / 'docs/data.md').read_text()
-    blocks = {re.match(r'# (configs/\S+\.py)', block)[1]: block
-              for block in re.findall(r'```python\n(.*?)```', text, re.DOTALL)}
+    blocks = {name: block for block, name in re.findall(r'```python\n(# (configs/\S+\.py)\n.*?)```', PAGE, re.DOTALL)}
     for name, block in blocks.items():
         (tmp_path / name).write_text(block)
     monkeypatch.chdir(tmp_path)
@@ -309,6 +308,22 @@ def test_the_configs_of_the_page_have_no_problems(page):
         lines = [str(finding) for finding in check_config(Config.fromfile(name), 'batch.png')]
         assert not [line for line in lines if line.startswith(('problem', 'warning', 'no batch'))], (name, lines)
         assert any(line.startswith('batch: 2 from 6 images') for line in lines)
+
+
+def test_the_page_splits_a_file_of_coco(scenes_root, tmp_path, monkeypatch):
+    code, = re.findall(r'```python\n(import json\n.*?)```', PAGE, re.DOTALL)
+    (tmp_path / 'data/mine').mkdir(parents=True)
+    shutil.copy(scenes_root / 'annotations/instances_training.json', tmp_path / 'data/mine/instances.json')
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    whole, train, val = (json.loads((tmp_path / f'data/mine/{name}.json').read_text())
+                         for name in ('instances', 'train', 'val'))
+    assert len(val['images']) == len(whole['images']) // 5 >= 1
+    assert train['categories'] == val['categories'] == whole['categories']
+    for part in (train, val):
+        assert {box['image_id'] for box in part['annotations']} == {image['id'] for image in part['images']}
+    for key in ('images', 'annotations'):
+        assert sorted(one['id'] for part in (train, val) for one in part[key]) == [one['id'] for one in whole[key]]
 
 
 @pytest.mark.parametrize(('config', 'folder'), [
