@@ -71,6 +71,9 @@ def test_checkpointing_changes_no_gradient():
     (dict(arch='huge'), "arch='huge' is unknown; choose one of tiny, small, base, or give a list of stages"),
     (dict(arch=[dict(embed_dims=9, num_heads=3, blocks='Q')]), "block 'Q' in blocks='Q' is unknown; use R"),
     (dict(arch=[dict(embed_dims=10, num_heads=3, blocks='R')]), 'embed_dims=10 is not divisible by num_heads=3'),
+    (dict(arch=[dict(embed_dims=8, num_heads=1, blocks='D', agent_mlp_ratio=0)]),
+     'agent_mlp_ratio=0 leaves no hidden channels of embed_dims=8'),
+    (dict(arch=[dict(embed_dims=8, num_heads=1, blocks='D', agent_topk=0)]), 'agent_topk=0 must be at least 1'),
     (dict(stem='patch'), "DeBiFormer has no argument stem='patch'"),
 ])
 def test_bad_arguments_are_named(options, message):
