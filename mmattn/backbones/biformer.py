@@ -123,6 +123,7 @@ def stem_of(kind: str, in_channels: int, dims: int) -> nn.Module:
     check_choice('stem', kind, ('convolutional', 'patch'))
     check_at_least('in_channels', in_channels, 1)
     if kind == 'convolutional':
+        check_at_least('embed_dims', dims, 2)       # the first convolution has half of them
         return nn.Sequential(nn.Conv2d(in_channels, dims // 2, 3, 2, 1), BatchNorm2d(dims // 2), nn.GELU(),
                              nn.Conv2d(dims // 2, dims, 3, 2, 1), BatchNorm2d(dims))
     return nn.Sequential(PatchConv(in_channels, dims, patch_size=4), BatchNorm2d(dims))

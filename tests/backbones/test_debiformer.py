@@ -74,6 +74,7 @@ def test_checkpointing_changes_no_gradient():
     (dict(arch=[dict(embed_dims=8, num_heads=1, blocks='D', agent_mlp_ratio=0)]),
      'agent_mlp_ratio=0 leaves no hidden channels of embed_dims=8'),
     (dict(arch=[dict(embed_dims=8, num_heads=1, blocks='D', agent_topk=0)]), 'agent_topk=0 must be at least 1'),
+    (dict(arch=[dict(embed_dims=1, num_heads=1, blocks='')]), 'embed_dims=1 must be at least 2'),
     (dict(stem='patch'), "DeBiFormer has no argument stem='patch'"),
 ])
 def test_bad_arguments_are_named(options, message):
