@@ -55,6 +55,13 @@ def check_number(what: str, value: Any, least: float = -inf) -> None:
         raise ArgumentError(f'{what}={value!r} must be a finite number' + f' of at least {least}' * (least > -inf))
 
 
+def check_ratio(what: str, value: Any, channels: int) -> None:
+    """Raise ArgumentError unless `value` times the channels leaves an MLP hidden ones."""
+    check_number(what, value)
+    if int(channels * value) < 1:
+        raise ArgumentError(f'{what}={value} leaves no hidden channels of embed_dims={channels}')
+
+
 def check_rate(what: str, value: Any) -> None:
     """Raise ArgumentError unless `value` is a probability below 1."""
     if not isinstance(value, Real) or not 0 <= float(value) < 1:

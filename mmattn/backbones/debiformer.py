@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmattn.backbones.biformer import downsample_of, stem_of
 from mmattn.backbones.pyramid import Layout, Pyramid, Stage, linear_rates, resolve_stages
 from mmattn.checkpoint import debiformer
-from mmattn.checks import check_at_least, check_number
+from mmattn.checks import check_at_least, check_ratio
 from mmattn.errors import ArgumentError
 from mmattn.layers import (
     BiLevelRoutingAttention,
@@ -67,10 +67,7 @@ class DeBiFormerStage:
     def _agents(self) -> nn.Module:
         # the layer would name them topk and mlp_ratio, which are others here
         check_at_least('agent_topk', self.agent_topk, 1)
-        check_number('agent_mlp_ratio', self.agent_mlp_ratio)
-        if self.embed_dims * self.agent_mlp_ratio < 1:
-            raise ArgumentError(f'agent_mlp_ratio={self.agent_mlp_ratio} leaves no hidden channels of '
-                                f'embed_dims={self.embed_dims}')
+        check_ratio('agent_mlp_ratio', self.agent_mlp_ratio, self.embed_dims)
         return DeformableBiLevelRoutingAttention(
             self.embed_dims, self.num_heads, offset_groups=self.offset_groups, stride=self.stride,
             offset_kernel_size=self.offset_kernel_size, num_windows=self.num_windows, topk=self.agent_topk,

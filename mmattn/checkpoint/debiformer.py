@@ -1,9 +1,7 @@
 """Parameter names of the authors' DeBiFormer -> ours."""
-import re
-
 from torch import Tensor
 
-from mmattn.checkpoint.rules import Rules, apply_inside, apply_rules
+from mmattn.checkpoint.rules import Rules, apply_inside, apply_rules, with_matrices
 
 # (authors' pattern, our name); the first that matches the whole name wins.
 RULES: Rules = [
@@ -43,14 +41,9 @@ def translate(key: str, value: Tensor) -> tuple[str | None, Tensor]:
     Returns:
         the name is None where it is unknown. A 1 x 1 convolution becomes the matrix of a linear map.
     """
-    return _with_layout(apply_rules(RULES, key), value)
+    return with_matrices(apply_rules(RULES, key), value)
 
 
 def translate_attention(key: str, value: Tensor) -> tuple[str | None, Tensor]:
     """The same for one of the authors' attention layers alone."""
-    return _with_layout(apply_rules(ATTENTION, key), value)
-
-
-def _with_layout(name: str | None, value: Tensor) -> tuple[str | None, Tensor]:
-    is_linear = name and re.search(r'(qkv|proj\w*|fc[12])\.weight$', name) and value.ndim == 4
-    return name, value.flatten(1) if is_linear else value
+    return with_matrices(apply_rules(ATTENTION, key), value)

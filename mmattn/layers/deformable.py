@@ -249,6 +249,7 @@ class DeformableAttention(nn.Module):
         """See `mmattn.layers.attended.Attends`; with all points, and the attention that they receive."""
         size = x.shape[2:]
         q, k, _, points, references = self.projections(x)
+
         def bias(queries: slice) -> Tensor | None:
             found = self.bias(queries, size, points)
             return None if found is None else found[0]

@@ -3,8 +3,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mmattn.checks import check_at_least, check_number, check_rate
-from mmattn.errors import ArgumentError
+from mmattn.checks import check_at_least, check_rate, check_ratio
 from mmattn.layers.describe import arguments_repr
 from mmattn.ops.dispatch import are_symbols
 
@@ -36,11 +35,9 @@ class MLP(nn.Module):
                  recompute: bool | None = None) -> None:
         super().__init__()
         check_at_least('embed_dims', embed_dims, 1)
-        check_number('mlp_ratio', mlp_ratio)
+        check_ratio('mlp_ratio', mlp_ratio, embed_dims)
         check_rate('drop_rate', drop_rate)
         hidden = int(embed_dims * mlp_ratio)
-        if hidden < 1:
-            raise ArgumentError(f'mlp_ratio={mlp_ratio} leaves no hidden channels of embed_dims={embed_dims}')
         self.embed_dims = embed_dims
         self.mlp_ratio = mlp_ratio
         self.recompute = recompute

@@ -4,6 +4,7 @@ import re
 import pytest
 import yaml
 
+from mmattn.errors import UsageError
 from tests.conftest import ROOT, load
 
 model_table = load(ROOT / 'tools/maintenance/model_table.py')
@@ -117,5 +118,5 @@ def test_a_readme_without_a_place_for_the_table_is_named(tmp_path, monkeypatch):
     (tmp_path / 'biformer').mkdir()
     (tmp_path / 'biformer' / 'README.md').write_text('# BiFormer\n')
     only = {'BiFormer': PUBLISHED['BiFormer']}
-    with pytest.raises(model_table.UsageError, match=r'README.md needs the lines'):
+    with pytest.raises(UsageError, match=r'README.md needs the lines'):
         model_table.render(only, costs)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from mmattn.errors import UsageError
-from mmattn.measuring.tables import markdown
+from mmattn.measuring import tables
 
 ROOT = Path(__file__).parents[2]
 # From the ground floor up. A room imports those before it and itself.
@@ -15,7 +15,6 @@ ROOMS = ('errors', 'checks', 'ops', 'layers', 'checkpoint', 'openmmlab', 'regist
          'config', 'datasets', 'engine', 'visualization', 'inference', 'deployment', 'measuring', 'commands',
          '__main__')
 MODULES = sorted((ROOT / 'mmattn').rglob('*.py'))
-START, END = '<!-- table by tools/maintenance/architecture.py -->', '<!-- end of table -->'
 WIDTH, ROW, BOX, MARGIN = 900, 78, (128, 40), 20       # of the picture, in pixels; BOX is (width, height)
 SWEEPS = 20             # over the rows, to set rooms above those that they import
 
@@ -136,7 +135,7 @@ def draw():
 
 def table():
     """What each room is for, in its own words, from the ground floor up."""
-    return markdown(['room', 'what'], ((f'`mmattn/{file}`', said) for file, said in map(described, ROOMS))) + '\n'
+    return tables.markdown(['room', 'what'], ((f'`mmattn/{file}`', said) for file, said in map(described, ROOMS)))
 
 
 def described(name):
@@ -148,15 +147,8 @@ def described(name):
 
 
 def with_table(text):
-    """A page with the table in its place.
-
-    Raises:
-        UsageError: there is no place for it.
-    """
-    before, found, rest = text.partition(START)
-    if not found or END not in rest:
-        raise UsageError(f'docs/architecture.md needs the lines {START} and {END}, between which the table goes')
-    return f'{before}{START}\n{table()}{END}{rest.partition(END)[2]}'
+    """The page with the table in its place."""
+    return tables.with_table(text, 'docs/architecture.md', 'tools/maintenance/architecture.py', table())
 
 
 def main():

@@ -8,14 +8,12 @@ from pathlib import Path
 import yaml
 
 from mmattn.config import read_config
-from mmattn.errors import UsageError
 from mmattn.measuring import published_flops
 from mmattn.measuring.flops import SHAPES, Count, count_model
-from mmattn.measuring.tables import markdown
+from mmattn.measuring.tables import markdown, with_table
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
-START, END = '<!-- table by tools/maintenance/model_table.py -->', '<!-- end of table -->'
 COLUMNS = ('config', 'parameters, M', 'published', 'multiply-adds, G', 'without attention', 'by their count',
            'published', 'published result', 'recipe')
 CLASSIFIERS = 'imagenet'        # their folder, of all families
@@ -87,27 +85,20 @@ def render(collections, costs):
     for folder in folders:
         own = {name: collection for name, collection in collections.items() if collection['folder'] == folder}
         files[CONFIGS / folder / 'metafile.yml'] = _dump(metafile(own, costs))
-        files |= with_table(folder, COLUMNS, [
+        files |= readme(folder, COLUMNS, [
             row(name, published, costs[name], collection.get('recipes')) for collection in own.values()
             for name, published in collection['configs'].items()])
-    files |= with_table(CLASSIFIERS, OF_CLASSIFIERS, [
+    files |= readme(CLASSIFIERS, OF_CLASSIFIERS, [
         row_of_classifier(name, published, costs[name], collection['recipes']) for collection in collections.values()
         for name, published in collection['classifiers'].items()])
     files[ROOT / 'model-index.yml'] = _dump({'Import': [f'configs/{folder}/metafile.yml' for folder in folders]})
     return files
 
 
-def with_table(folder, columns, rows):
-    """The README of a folder by its path, with the table in it.
-
-    Raises:
-        UsageError: there is no place for it.
-    """
-    readme = CONFIGS / folder / 'README.md'
-    before, found, rest = readme.read_text().partition(START)
-    if not found or END not in rest:
-        raise UsageError(f'{readme} needs the lines {START} and {END}, between which the table goes')
-    return {readme: f'{before}{START}\n{markdown(columns, rows)}\n{END}{rest.partition(END)[2]}'}
+def readme(folder, columns, rows):
+    """The README of a folder by its path, with the table in it."""
+    path = CONFIGS / folder / 'README.md'
+    return {path: with_table(path.read_text(), path, 'tools/maintenance/model_table.py', markdown(columns, rows))}
 
 
 def kind_of(name):
