@@ -25,6 +25,8 @@ from tests.compare import check_trains
 from tests.conftest import ROOT
 from tests.steps import predict_once, train_once, without_gradient
 
+if find_spec('mmpretrain') is None:
+    pytest.skip('mmpretrain is not installed', allow_module_level=True)
 require_for('mmpretrain')
 from mmpretrain.structures import DataSample  # noqa: E402
 

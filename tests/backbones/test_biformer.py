@@ -10,7 +10,7 @@ pytestmark = pytest.mark.filterwarnings('ignore:topk=')
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 40), (31, 2), (37, 53), (97, 131)])
 @pytest.mark.parametrize('batch', [1, 3])
-@pytest.mark.parametrize('options', [dict(), dict(mask_padding=True), dict(stem='patch')], ids=str)
+@pytest.mark.parametrize('options', [dict(mask_padding=True), dict(stem='patch')], ids=str)
 def test_any_size_gives_maps_of_the_declared_shapes_and_gradients(size, batch, options):
     check_pyramid(small_bi(norm_eval=True, **options).train(), [8, 16, 16, 24], batch, size)
 
@@ -22,33 +22,6 @@ def test_published_sizes(arch, published):
     dims = model.stages[-1].blocks[-1].norm1.weight.numel()
     millions = (sum(p.numel() for p in model.parameters()) + 2 * dims + 1000 * (dims + 1)) / 1e6
     assert millions == pytest.approx(published, rel=0.01)
-
-
-def test_the_same_weights_serve_any_number_of_windows():
-    few, many = small_bi(num_windows=2), small_bi(num_windows=5)
-    many.load_state_dict(few.state_dict())
-    x = torch.randn(1, 3, 90, 70)
-    assert not torch.allclose(few.eval()(x)[0], many.eval()(x)[0])
-    assert {block.attn.num_windows for stage in many.stages[:2] for block in stage.blocks} == {5}
-
-
-def test_an_image_does_not_depend_on_others():
-    model = small_bi().eval()
-    x, other = torch.randn(3, 3, 60, 47), torch.randn(1, 3, 5, 90)
-    whole = model(x)
-    model(other)
-    for a, b in zip(model(x[1:2]), whole):
-        torch.testing.assert_close(a, b[1:2], atol=1e-5, rtol=1e-4)
-
-
-def test_checkpointing_changes_no_gradient():
-    plain, saving = small_bi(norm_eval=True), small_bi(norm_eval=True, with_cp=True)
-    saving.load_state_dict(plain.state_dict())
-    x = torch.randn(2, 3, 45, 70)
-    for model in (plain.train(), saving.train()):
-        sum(out.square().sum() for out in model(x)).backward()
-    for (name, a), b in zip(plain.named_parameters(), saving.parameters()):
-        torch.testing.assert_close(a.grad, b.grad, msg=lambda text, name=name: f'{name}: {text}')
 
 
 def test_batch_norms_keep_their_statistics_with_norm_eval():

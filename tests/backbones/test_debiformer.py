@@ -3,16 +3,9 @@ import torch
 
 from mmattn.backbones import DeBiFormer
 from mmattn.layers import BiLevelRoutingAttention, DeformableBiLevelRoutingAttention
-from tests.compare import check_pyramid
 from tests.models import small_debi
 
 pytestmark = pytest.mark.filterwarnings('ignore:topk=')
-
-
-@pytest.mark.parametrize('size', [(1, 1), (1, 40), (31, 2), (37, 53), (97, 131)])
-@pytest.mark.parametrize('batch', [1, 3])
-def test_any_size_gives_maps_of_the_declared_shapes_and_gradients(size, batch):
-    check_pyramid(small_debi(norm_eval=True).train(), [8, 16, 16, 24], batch, size)
 
 
 @pytest.mark.parametrize(('arch', 'built'), [('tiny', 21.50), ('small', 44.01), ('base', 95.50)])
@@ -40,31 +33,6 @@ def test_a_block_is_its_formula():
     y = y + block.pos_embed2(y)
     y = y + block.attn2(block.norm3(y))
     torch.testing.assert_close(block(x), y + block.mlp2(block.norm4(y)))
-
-
-def test_the_same_weights_serve_any_number_of_windows():
-    few, many = small_debi(num_windows=2), small_debi(num_windows=5)
-    many.load_state_dict(few.state_dict())
-    x = torch.randn(1, 3, 90, 70)
-    assert not torch.allclose(few.eval()(x)[0], many.eval()(x)[0])
-    assert {layer.num_windows for layer in many.modules() if hasattr(layer, 'num_windows')} == {5}
-
-
-def test_an_image_does_not_depend_on_others():
-    model = small_debi().eval()
-    x = torch.randn(3, 3, 60, 47)
-    for a, b in zip(model(x[1:2]), model(x)):
-        torch.testing.assert_close(a, b[1:2], atol=1e-5, rtol=1e-4)
-
-
-def test_checkpointing_changes_no_gradient():
-    plain, saving = small_debi(norm_eval=True), small_debi(norm_eval=True, with_cp=True)
-    saving.load_state_dict(plain.state_dict())
-    x = torch.randn(2, 3, 45, 70)
-    for model in (plain.train(), saving.train()):
-        sum(out.square().sum() for out in model(x)).backward()
-    for (name, a), b in zip(plain.named_parameters(), saving.parameters()):
-        torch.testing.assert_close(a.grad, b.grad, msg=lambda text, name=name: f'{name}: {text}')
 
 
 @pytest.mark.parametrize(('options', 'message'), [

@@ -10,8 +10,8 @@ from mmengine.registry import MODELS
 from mmattn.backbones import DAT, AttentionPyramid, DATPlusPlus
 from mmattn.checkpoint.loading import load_backbone
 from mmattn.errors import ArgumentError, CheckpointError
-from tests.compare import check_trains
-from tests.models import BACKBONES, SMALL, small, small_bi, small_cross
+from tests.compare import check_pyramid, check_trains
+from tests.models import BACKBONES, SMALL, small, small_bi, small_cross, small_debi
 
 BASE = 'arguments of a base config stay unless the new ones have _delete_=True'
 WEIGHTS = ("weights to start from are init_cfg=dict(type='Pretrained', checkpoint=…) of the backbone; pretrained of "
@@ -62,6 +62,46 @@ def test_weights_of_a_whole_segmentor_get_the_hint():
 def test_fields_of_stages_are_named(stage, message):
     with pytest.raises(ArgumentError, match=f'^{re.escape(message)}$'):
         DAT([stage])
+
+
+@each_backbone
+@pytest.mark.parametrize('size', [(1, 1), (1, 40), (2, 3), (31, 2), (37, 53), (33, 64), (97, 131)])
+@pytest.mark.parametrize('batch', [1, 3])
+def test_any_size_gives_maps_of_the_declared_shapes_and_gradients(make, size, batch):
+    model = make(norm_eval=True).train()
+    check_pyramid(model, model.out_channels, batch, size)
+
+
+@each_backbone
+def test_an_image_does_not_depend_on_others(make):
+    model = make().eval()
+    x, other = torch.randn(3, 3, 60, 47), torch.randn(1, 3, 9, 130)
+    with torch.no_grad():
+        whole = model(x)
+        model(other)        # leaves nothing behind
+        assert all(map(torch.equal, model(x), whole))
+        for a, b in zip(model(x[1:2]), whole, strict=True):
+            torch.testing.assert_close(a, b[1:2], atol=1e-5, rtol=1e-4)
+
+
+@each_backbone
+def test_recomputing_blocks_changes_no_gradient(make):
+    plain, saving = make(norm_eval=True).train(), make(norm_eval=True, with_cp=True).train()
+    saving.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 45, 70)
+    for model in (plain, saving):
+        sum(out.square().sum() for out in model(x)).backward()
+    for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=lambda text, name=name: f'{name}: {text}')
+
+
+@pytest.mark.parametrize('make', [small_bi, small_debi], ids=['BiFormer', 'DeBiFormer'])
+def test_the_same_weights_serve_any_number_of_windows(make):
+    few, many = make(num_windows=2), make(num_windows=5)
+    many.load_state_dict(few.state_dict())
+    x = torch.randn(1, 3, 90, 70)
+    assert not torch.allclose(few.eval()(x)[0], many.eval()(x)[0])
+    assert {layer.num_windows for layer in many.modules() if hasattr(layer, 'num_windows')} == {5}
 
 
 @each_backbone
