@@ -17,7 +17,8 @@ LINK = re.compile(r'(\]\()([^)#:\s]+)((?:#[^)]*)?\))')
 project = 'mmattn'
 copyright = 'the mmattn contributors'
 release = version = __version__
-extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode', 'sphinx_copybutton']
+extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode', 'sphinx_copybutton',
+              'sphinx-mathjax-offline']      # formulas without a network
 exclude_patterns = ['_build']
 suppress_warnings = ['myst.header']         # pages for readers of the repository may skip a level
 html_theme = 'furo'
