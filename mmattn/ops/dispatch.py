@@ -127,7 +127,7 @@ class Implementations:
         if asked is None:
             raise ArgumentError(f'{self.op} cannot run: ' + '; '.join(
                 f'{name}: {", ".join(row.against(*args))}' for name, row in self.rows.items()))
-        if asked not in self.rows:
+        if asked not in tuple(self.rows):       # it may be unhashable
             raise ArgumentError(f'{source} is unknown; choose one of {", ".join(sorted(self.rows))}')
         reasons = self.rows[asked].refusals(*args)
         if reasons:

@@ -134,7 +134,8 @@ def grouped_attention(x: Tensor, qkv: tuple[Tensor, Tensor | None], proj: tuple[
     y, x = (torch.arange(tokens, device=x.device) for tokens in group)
     away_y, away_x = y[:, None] - y + group[0] - 1, x[:, None] - x + group[1] - 1
     bias = table[:, away_y[:, None, :, None], away_x[:, None]].flatten(3).flatten(1, 2)             # (h, n, n)
-    out = attention(groups(q), groups(k), groups(v), bias.masked_fill(~real, -1e6))
+    bias = bias.masked_fill(~real, torch.finfo(bias.dtype).min / 4)         # finite: a group may have no pixel
+    out = attention(groups(q), groups(k), groups(v), bias)
     out = rearrange(out, 'b (ry iy rx ix) h (gy gx) d -> b (ry gy iy) (rx gx ix) (h d)', **names)
     return F.linear(crop(out, height, width), *proj)
 

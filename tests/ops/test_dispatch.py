@@ -88,6 +88,8 @@ def test_refusals_and_unknown_names_say_who_asked_and_why(table, monkeypatch):
         table.choose('fast', torch.ones(2), 0)
     with pytest.raises(ArgumentError, match=r"^backend='best' is unknown; choose one of fast, good, reference$"):
         table.choose('best', torch.ones(2), 0)
+    with pytest.raises(ArgumentError, match=r"^backend=\[\] is unknown; choose one of fast, good, reference$"):
+        table.choose([], torch.ones(2), 0)
     monkeypatch.setenv('MMATTN_TEST', 'fast')
     with pytest.raises(ArgumentError, match=r'^MMATTN_TEST=fast cannot run: fast needs 10 entries, x has 2$'):
         table.choose(None, torch.ones(2), 0)

@@ -59,6 +59,16 @@ def test_autocast_reaches_the_backward_pass_and_comes_close(dtype, tolerance):
         assert (a - b).norm() <= 3 * tolerance * b.norm() + 1e-2
 
 
+@pytest.mark.parametrize('backend', ['views', 'padded', 'reference'])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_low_precision_runs_where_groups_have_no_pixel(dtype, backend):
+    x, qkv, proj, table = problem((5, 4), (3, 3), torch.float32)
+    exact = reference.grouped_attention(x, qkv, proj, table, 2, 4)
+    low = grouped_attention(x.to(dtype), [t.to(dtype) for t in qkv], [t.to(dtype) for t in proj], table.to(dtype), 2, 4,
+                            backend)
+    assert (low - exact).norm() / exact.norm() < 3e-2
+
+
 @pytest.mark.parametrize(('group', 'interval'), [((8, 8), 1), ((16, 16), 2)])
 def test_nothing_as_large_as_all_logits_and_two_maps_are_kept(monkeypatch, group, interval):
     set_budgets(monkeypatch, IMPLEMENTATIONS, 2 ** 10)
