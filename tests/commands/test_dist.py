@@ -101,8 +101,8 @@ def test_two_machines_survive_the_loss_of_a_process(run, data, tmp_path):
         assert [agent.wait(timeout=300) for agent in agents] == [0, 0]
     finally:
         for agent in agents:
-            if agent.poll() is None:
-                os.killpg(agent.pid, signal.SIGKILL)
+            agent.terminate()       # and it ends its process
+            agent.wait(timeout=60)
     assert 'resumes from' in (tmp_path / 'output_0.txt').read_text() + (tmp_path / 'output_1.txt').read_text()
     assert_same_training(tmp_path / 'one', tmp_path / 'two')
 
