@@ -92,7 +92,7 @@ def test_two_machines_survive_the_loss_of_a_process(run, data, tmp_path):
     agents = []
     for number in range(2):
         with (tmp_path / f'output_{number}.txt').open('w') as output:
-            agents.append(subprocess.Popen(**start, cwd=ROOT, stdout=output, stderr=output, start_new_session=True))
+            agents.append(subprocess.Popen(**start, cwd=ROOT, stdout=output, stderr=output))
     try:
         while not (tmp_path / 'two/iter_2.pth').exists():
             assert all(agent.poll() is None for agent in agents)
