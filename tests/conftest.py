@@ -2,7 +2,7 @@ import os
 import runpy
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ if not torch.cuda.is_available():     # before Triton is imported: its kernels r
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
 ROOT = Path(__file__).parents[1]
+needs_mmpretrain = pytest.mark.skipif(find_spec('mmpretrain') is None, reason='mmpretrain is not installed')
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import sysconfig
 
 import pytest
 
-from tests.conftest import ROOT, loader_options
+from tests.conftest import ROOT, loader_options, needs_mmpretrain
 
 pytestmark = pytest.mark.slow
 CONFIG = 'retinanet_biformer_scenes'
@@ -65,6 +65,7 @@ def test_both_archives_install_the_same(archives):
     assert all(wheel.read(name) == sdist.read(name) for name in wheel.namelist() if not name.endswith('RECORD'))
 
 
+@needs_mmpretrain
 def test_every_config_loads_by_its_name(installed):
     done = installed('python', '-c', 'import mmattn; from mmattn.config import config_files, read_config\n'
                      'for name in config_files(): assert "model" in read_config(name), name\n'

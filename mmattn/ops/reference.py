@@ -31,8 +31,8 @@ def bilinear(x: Tensor, points: Tensor) -> Tensor:
     """
     batch, channels, height, width = x.shape
     flat = (points.reshape(batch, -1, 2) + 1) / 2 * points.new_tensor([height - 1, width - 1])
-    weight_y = (1 - (flat[..., :1] - torch.arange(height)).abs()).clamp(min=0)      # (B, P, H)
-    weight_x = (1 - (flat[..., 1:] - torch.arange(width)).abs()).clamp(min=0)       # (B, P, W)
+    weight_y = (1 - (flat[..., :1] - torch.arange(height, device=x.device)).abs()).clamp(min=0)      # (B, P, H)
+    weight_x = (1 - (flat[..., 1:] - torch.arange(width, device=x.device)).abs()).clamp(min=0)       # (B, P, W)
     out = torch.einsum('bph, bchw, bpw -> bcp', weight_y, x, weight_x)
     return out.reshape(batch, channels, *points.shape[1:-1])
 

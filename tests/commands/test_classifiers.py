@@ -9,7 +9,9 @@ import torch
 
 from mmattn.datasets import shapes
 from mmattn.datasets.scenes import CLASSES
+from tests.conftest import needs_mmpretrain
 
+pytestmark = needs_mmpretrain
 CONFIG = 'configs/demo/classifier_dat_shapes.py'
 
 
