@@ -20,7 +20,7 @@ from mmengine.config import Config
 
 from mmattn.config import CONFIGS, find_config, read_config
 from mmattn.errors import UsageError
-from mmattn.measuring.comparing import Network, draw, draw_curves, table, time_in_turn, train_and_test
+from mmattn.measuring.comparing import Network, count_parameters, draw, draw_curves, table, time_in_turn, train_and_test
 
 BASE = CONFIGS / 'demo/upernet_pyramid_scenes.py'
 DATA, RECIPE = ('train_dataloader', 'test_dataloader'), ('train_cfg', 'optim_wrapper', 'param_scheduler')
@@ -111,7 +111,8 @@ def run(args: Namespace) -> None:
     check(args)
     work = Path(args.work_dir)
     networks = listed(args)
-    results = [train_and_test(network, args.seeds) for network in networks]
+    sizes = [count_parameters(network) for network in networks]     # one that cannot be built ends it at once
+    results = [train_and_test(network, args.seeds, size) for network, size in zip(networks, sizes)]
     times = time_in_turn(networks, args.seeds[0])
     notes = [f'UperNet, {args.iterations} steps of 8 generated scenes: toy scale.'] * bool(args.attention)
     notes += [network.note for network in networks if network.note]

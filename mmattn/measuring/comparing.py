@@ -93,8 +93,21 @@ class Result:
         return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
 
 
-def train_and_test(network: Network, seeds: Sequence[int]) -> Result:
-    """Train and test a network from every seed; what is finished is not done again, what was interrupted goes on.
+def count_parameters(network: Network) -> float:
+    """Millions of them.
+
+    Raises:
+        UsageError: the model cannot be built.
+    """
+    try:
+        return sum(p.numel() for p in build_model(read_config(network.config)).parameters()) / 1e6
+    except UsageError as error:
+        raise UsageError(f'{network.name}: {error}') from error
+
+
+def train_and_test(network: Network, seeds: Sequence[int], parameters: float) -> Result:
+    """Train and test a network, which has so many million parameters, from every seed; what is finished is not done
+    again, what was interrupted goes on.
 
     Raises:
         UsageError: a training or a test failed, or a test has no figures.
@@ -106,7 +119,6 @@ def train_and_test(network: Network, seeds: Sequence[int]) -> Result:
         if not file.exists():
             file.write_text(json.dumps(run(network.config, folder, seed)))
         records.append(json.loads(file.read_text()))
-    parameters = sum(p.numel() for p in build_model(read_config(network.config)).parameters()) / 1e6
     return Result(network, [record['figures'] for record in records],
                   statistics.median(record['memory'] for record in records), parameters)
 

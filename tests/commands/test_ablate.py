@@ -7,11 +7,18 @@ import pytest
 
 from mmattn.commands import ablate
 from mmattn.commands.ablate import BASE
+from mmattn.measuring.comparing import count_parameters
 
 
 @pytest.fixture(scope='module')
 def data(write_scenes):
     return write_scenes(training=8, validation=2)
+
+
+def parsed(*args):
+    parser = ArgumentParser()
+    ablate.add_arguments(parser)
+    return parser.parse_args([str(arg) for arg in args])
 
 
 @pytest.mark.slow
@@ -40,9 +47,7 @@ def test_configs_of_a_user_beside_the_built_in_ones(data, tmp_path):
     same.write_text(f"_base_ = {str(BASE)!r}\nmodel = dict(backbone=dict(depths=(1, 1, 1, 1)))\n")
     other.write_text(f"_base_ = {str(BASE)!r}\ntrain_cfg = dict(max_iters=7)\n"
                      "train_dataloader = dict(dataset=dict(data_root='elsewhere'))\n")
-    parser = ArgumentParser()
-    ablate.add_arguments(parser)
-    args = parser.parse_args(['--config', str(same), str(other), '--work-dir', str(tmp_path / 'work')])
+    args = parsed('--config', same, other, '--work-dir', tmp_path / 'work')
     rows = ablate.listed(args)
     assert [row.name for row in rows] == ['same', 'other']
     assert [row.note for row in rows] == ['', 'other: data and recipe of its own']
@@ -75,6 +80,20 @@ def test_a_config_of_a_user_makes_a_row(run, data, tmp_path):
     assert f'| {mean:.1f} ± {spread:.1f} | {both[0]:.1f}, {both[1]:.1f} |' in done.stdout
     logs = [(file / 'scalars.json').read_text() for file in tmp_path.glob('work/mine_*/seed_*/*/vis_data')]
     assert len(set(logs)) == 2          # the seeds make a difference
+
+
+@pytest.mark.parametrize('name', ablate.names())
+def test_every_attention_fits_the_small_network(name, data, tmp_path):
+    network, = ablate.listed(parsed(name, '--data', data, '--work-dir', tmp_path))
+    assert 5 < count_parameters(network) < 9
+
+
+def test_a_network_that_cannot_be_built_ends_it_before_the_others_are_trained(one_line, data, tmp_path):
+    mine = tmp_path / 'mine.py'
+    mine.write_text(f"_base_ = {str(BASE)!r}\nmodel = dict(backbone=dict(attention=dict(num_heads=5)))\n")
+    message = one_line('tools/ablate.py', 'deformable', '--config', mine, '--data', data, '--work-dir', tmp_path)
+    assert message == 'error: mine: embed_dims=48 is not divisible by num_heads=5'
+    assert not list(tmp_path.glob('*/seed_*'))
 
 
 @pytest.mark.parametrize(('args', 'message'), [

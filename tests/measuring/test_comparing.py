@@ -65,7 +65,7 @@ def test_a_test_without_figures_is_named(tmp_path, monkeypatch):
     (tmp_path / 'seed_3/last_checkpoint').write_text('x.pth')
     monkeypatch.setattr(comparing, 'call', lambda *args: 1.)
     with pytest.raises(UsageError, match=r'm\.py: the test after the training from seed 3 has no figures'):
-        comparing.train_and_test(Network('m', Path('m.py'), tmp_path), [3])
+        comparing.train_and_test(Network('m', Path('m.py'), tmp_path), [3], parameters=1.0)
 
 
 def test_pictures(tmp_path):
